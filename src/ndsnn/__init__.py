@@ -1,0 +1,63 @@
+"""Sparse spiking neural networks, trained for real: NDSNN and its rivals, exact and resumable.
+
+net = ndsnn.models.vgg16(num_classes=10, time_steps=5)
+ndsnn.sparsify(net, sparsity=0.7)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.3, momentum=0.9, weight_decay=5e-4)
+rewire = ndsnn.NDSNN(net, optimizer, final_sparsity=0.95, total_steps=len(loader) * epochs)
+for x, y in loader:
+    loss = ndsnn.losses.mean_step_cross_entropy(net(x), y)
+    optimizer.zero_grad(); loss.backward(); optimizer.step(); rewire.step()
+ndsnn.save(net, "net.safetensors")
+"""
+
+from importlib.metadata import version
+
+from ndsnn import data, errors, losses, models
+from ndsnn.errors import NdsnnError
+from ndsnn.neurons import LIF, LIFParameters, lif
+from ndsnn.sparse.methods import (
+    DSTEE,
+    GMP,
+    NDSNN,
+    SET,
+    ConstantSparsity,
+    Dense,
+    GraNet,
+    RigL,
+    SparseTraining,
+    Static,
+    methods,
+)
+from ndsnn.sparse.sparsify import layer_report, sparsify, sparsity, to_dense
+from ndsnn.sparse.storage import load, save
+
+__version__ = version("ndsnn")
+
+__all__ = [
+    "DSTEE",
+    "GMP",
+    "LIF",
+    "NDSNN",
+    "SET",
+    "ConstantSparsity",
+    "Dense",
+    "GraNet",
+    "LIFParameters",
+    "NdsnnError",
+    "RigL",
+    "SparseTraining",
+    "Static",
+    "__version__",
+    "data",
+    "errors",
+    "layer_report",
+    "lif",
+    "load",
+    "losses",
+    "methods",
+    "models",
+    "save",
+    "sparsify",
+    "sparsity",
+    "to_dense",
+]

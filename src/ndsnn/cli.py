@@ -1,0 +1,157 @@
+"""The command line: `ndsnn train | evaluate | inspect | data`.
+
+Exit codes: 0 done; 2 bad input, with one line that says what to do; 1 a run that had to give up (non-finite loss);
+128 + n stopped by signal n after saving a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+import ndsnn
+from ndsnn.errors import ConfigError, NdsnnError, NonFiniteError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The command line without the program's name; the process's own by default.
+
+    Returns:
+        The exit code.
+    """
+    from ndsnn.training.signals import RunInterrupted
+
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if arguments[:1] == ["train"]:
+            return _train(arguments[1:])
+        options = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except NonFiniteError as error:
+        return _fail(error, 1)
+    except NdsnnError as error:
+        return _fail(error, 2)
+    except RunInterrupted as stop:
+        print(f"ndsnn: {stop}", file=sys.stderr)
+        return 128 + stop.signal_number
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="ndsnn", description=ndsnn.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"ndsnn {ndsnn.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
+    commands.add_parser("train", help="train a network; ndsnn train --help lists all options", add_help=False)
+
+    evaluate = commands.add_parser("evaluate", help="loss and accuracy of a run's network")
+    evaluate.add_argument("run", type=Path, help="run directory")
+    evaluate.add_argument(
+        "--which", choices=("last", "best"), default="best", help="which network (default: best)"
+    )
+    evaluate.add_argument("--split", choices=("validation", "test"), default="test", help="which images")
+    evaluate.add_argument("--data-root", default=None, help="folder of the data, if it has moved")
+    evaluate.add_argument("--json", action="store_true", help="print figures as JSON")
+    evaluate.set_defaults(command=_evaluate)
+
+    inspect = commands.add_parser("inspect", help="table of a run's or a file's layers")
+    inspect.add_argument("path", type=Path, help="run directory or .safetensors file")
+    inspect.add_argument("--json", action="store_true", help="print figures as JSON")
+    inspect.set_defaults(command=_inspect)
+
+    data = commands.add_parser("data", help="what data sets there are, and how to get them")
+    actions = data.add_subparsers(required=True, metavar="action", parser_class=_Parser)
+    listing = actions.add_parser("list", help="all data sets and where they are looked for")
+    listing.add_argument("--root", default=None, help="folder to look in first")
+    listing.add_argument("--json", action="store_true", help="print as JSON")
+    listing.set_defaults(command=_data_list)
+    prepare = actions.add_parser("prepare", help="download, check and decode a data set")
+    prepare.add_argument("name", help="a name of `ndsnn data list`")
+    prepare.add_argument("--root", default=None, help="folder to put it in")
+    prepare.set_defaults(command=_data_prepare)
+    return parser
+
+
+def _train(arguments: Sequence[str]) -> int:
+    from ndsnn.config_parser import parse_train
+    from ndsnn.training.run import train
+    from ndsnn.training.tables import print_summary
+
+    as_json = "--json" in arguments
+    config = parse_train([argument for argument in arguments if argument != "--json"])
+    summary = train(config, Console(stderr=as_json))
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        print_summary(summary, Console())
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from ndsnn.training.inspect import evaluate_run
+
+    result = evaluate_run(options.run, options.which, options.split, options.data_root)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(
+            f"{options.run}: {result['which']} network (epoch {result['epoch']}) on {result['images']} "
+            f"{result['split']} images: accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f}, "
+            f"sparsity {result['sparsity']:.3%}, firing rate {result['firing_rate']:.4f}, "
+            f"{result['synaptic_operations_per_image']:,.0f} synaptic operations per image"
+        )
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from ndsnn.training.inspect import inspect_path
+    from ndsnn.training.tables import print_layers
+
+    found = inspect_path(options.path)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        print_layers(found, Console())
+    return 0
+
+
+def _data_list(options: argparse.Namespace) -> int:
+    from ndsnn import data
+    from ndsnn.training.tables import print_data_sets
+
+    rows: list[dict[str, Any]] = [row._asdict() for row in data.overview(options.root)]
+    if options.json:
+        print(json.dumps(rows))
+    else:
+        print_data_sets(rows, Console())
+    return 0
+
+
+def _data_prepare(options: argparse.Namespace) -> int:
+    from ndsnn import data
+    from ndsnn.training.display import TransferDisplay
+
+    with TransferDisplay(Console(stderr=True)) as progress:
+        row = data.prepare(options.name, options.root, progress)
+    print(f"{options.name} is {row.state}: {', '.join(row.where)}")
+    return 0
+
+
+def _fail(error: NdsnnError, code: int) -> int:
+    print(f"ndsnn: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,281 @@
+"""The settings of a run: frozen dataclasses, filled from YAML and the command line by the same names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from ndsnn.errors import ConfigError
+
+Setting = int | float | bool | str
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images.
+
+    Args:
+        name: A data set of `ndsnn data list`.
+        root: Folder to look in first; None takes $NDSNN_DATA or the user's cache.
+        validation_fraction: Part of the training images held out for validation.
+        split_seed: Seed of that split, independent of the run's seed.
+        image_size: Resize to this height and width; None keeps the data set's own.
+        augment: Whether training images are augmented by the data set's recipe.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    validation_fraction: float = 0.1
+    split_seed: int = 0
+    image_size: int | None = None
+    augment: bool = True
+
+
+@dataclass(frozen=True)
+class NeuronConfig:
+    """The LIF neuron (see `ndsnn.LIF`).
+
+    Args:
+        tau: Membrane time constant in steps.
+        v_threshold: Firing threshold ϑ.
+        v_reset: Potential after a spike; null for the soft reset v − ϑ.
+        decay_input: Whether the input is divided by tau too.
+        detach_reset: Whether no gradient flows through the reset.
+        surrogate: "atan", "sigmoid", "triangle" or "rectangle".
+        alpha: Sharpness of the surrogate; null takes its usual value.
+    """
+
+    tau: float = 4 / 3
+    v_threshold: float = 1.0
+    v_reset: float | None = 0.0
+    decay_input: bool = True
+    detach_reset: bool = True
+    surrogate: str = "atan"
+    alpha: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network.
+
+    Args:
+        name: "vgg" (by `layers`), "vgg16", "resnet19", "resnet19_tdbn" or "lenet5".
+        time_steps: T, the simulation steps per image.
+        width: Factor on the number of channels.
+        layers: Channels of each conv layer and "M" for a 2×2 max pool; for "vgg" only.
+        norm: "bn" or "tdbn" (threshold-dependent); null takes the network's own.
+        neuron: The neuron behind every hidden layer.
+    """
+
+    name: str = "vgg"
+    time_steps: int = 4
+    width: float = 1.0
+    layers: tuple[int | str, ...] | None = None
+    norm: str | None = None
+    neuron: NeuronConfig = field(default_factory=NeuronConfig)
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """How the network is made sparse; a null takes the method's own default.
+
+    Args:
+        name: "ndsnn", "set", "rigl", "static", "gmp", "granet", "dst-ee" or "dense", or package.module:Class.
+        initial_sparsity: θi at the start; null: 0.7 for ndsnn, 0 for gmp and granet, θf for the others.
+        final_sparsity: θf at the end; null: 0.95, and 0 for dense.
+        distribution: Spread over layers: "erk", "er" or "uniform".
+        dense_layers: Glob patterns of layers that stay dense.
+        update_every: ΔT, steps between two topology updates.
+        start: t0, the step at which the schedule begins.
+        stop_fraction: Fraction of the run after which the topology stays.
+        death_ratio: d0 of Eq. 5.
+        min_death_ratio: d_min of Eq. 5.
+        regrow_dropped: Whether a weight may die and be born in one round.
+        settings: Further settings of the method by name, such as exploration of dst-ee.
+    """
+
+    name: str = "ndsnn"
+    initial_sparsity: float | None = None
+    final_sparsity: float | None = None
+    distribution: str = "erk"
+    dense_layers: tuple[str, ...] = ()
+    update_every: int | None = None
+    start: int | None = None
+    stop_fraction: float | None = None
+    death_ratio: float | None = None
+    min_death_ratio: float | None = None
+    regrow_dropped: bool | None = None
+    settings: dict[str, Setting] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Args:
+        data: Which images.
+        model: Which network.
+        method: How it is made sparse.
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        optimizer: Update rule.
+        lr: Learning rate at the start.
+        lr_schedule: Cosine to 0 per epoch, or constant.
+        momentum: Of sgd.
+        weight_decay: L2 penalty (decoupled for adamw).
+        loss: Mean over steps of the cross-entropy, or cross-entropy of the mean logits.
+        seed: Seed of initial weights, topology, order of images and augmentation.
+        engine: What computes: "reference" is plain PyTorch on masked weights; "auto" takes the fastest there is.
+        memory: Whether activations are stored or recomputed; "auto" and "store" with the reference engine.
+        threads: CPU threads; null takes PyTorch's default.
+        output: Run directory; null makes runs/<data>-<model>-<method>-<sparsity>-seed<seed>.
+        resume: Continue the run in `output`.
+        overwrite: Delete the run in `output` first.
+        checkpoint_every: Also save every so many steps, not only after each epoch.
+        dense_run: Directory of a dense run with the same recipe, for the relative training cost.
+        tensorboard: Also write TensorBoard events (extra "track").
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    epochs: int = 30
+    batch_size: int = 64
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = 0.1
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    loss: Literal["mean_step", "mean_logits"] = "mean_step"
+    seed: int = 0
+    engine: Literal["auto", "reference", "native"] = "auto"
+    memory: Literal["auto", "store", "recompute"] = "auto"
+    threads: int | None = None
+    output: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+    checkpoint_every: int | None = None
+    dense_run: str | None = None
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+MACHINE_KEYS = frozenset(
+    {
+        "data.root",
+        "engine",
+        "memory",
+        "threads",
+        "output",
+        "resume",
+        "overwrite",
+        "checkpoint_every",
+        "dense_run",
+        "tensorboard",
+    }
+)
+"""Settings that say where and how a run is computed, not what: they may change on resume."""
+
+
+def check_ranges(config: TrainConfig) -> None:
+    """Check all that can be checked without data or network.
+
+    Raises:
+        ConfigError: A value is out of range or two settings exclude each other.
+    """
+    at_least_one: dict[str, int | None] = {
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "model.time_steps": config.model.time_steps,
+        "threads": config.threads,
+        "checkpoint_every": config.checkpoint_every,
+        "data.image_size": config.data.image_size,
+    }
+    for key, least in at_least_one.items():
+        if least is not None and least < 1:
+            raise ConfigError(f"{key} is {least}; it must be at least 1")
+    for key, value in {"lr": config.lr, "model.width": config.model.width}.items():
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{key} is {value}; it must be a positive number")
+    for key, value in {"momentum": config.momentum, "weight_decay": config.weight_decay}.items():
+        if not 0 <= value < 1:
+            raise ConfigError(f"{key} is {value}; it must be in [0, 1)")
+    if config.seed < 0:
+        raise ConfigError(f"seed is {config.seed}; it must not be negative")
+    if config.resume and config.overwrite:
+        raise ConfigError("resume and overwrite exclude each other; give one of them")
+    if config.engine == "native":
+        raise ConfigError("engine native is not part of this version; use auto or reference")
+    if config.memory == "recompute":
+        raise ConfigError("memory recompute needs the native engine; use auto or store")
+    if config.momentum != TrainConfig.momentum and config.optimizer != "sgd":
+        raise ConfigError(f"momentum is a setting of optimizer sgd, not of {config.optimizer}")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return all settings of a dataclass tree by dotted name."""
+    flat: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Return a dataclass tree as nested dicts and lists, ready for JSON or YAML."""
+    plain: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            value = to_plain(value)
+        plain[item.name] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def from_plain(values: dict[str, Any]) -> TrainConfig:
+    """Return the configuration that `to_plain` wrote down, or that a parser filled.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+    parts = dict(values)
+    parts["data"] = DataConfig(**parts["data"])
+    model = dict(parts["model"])
+    model["neuron"] = NeuronConfig(**model["neuron"])
+    model["layers"] = None if model["layers"] is None else tuple(model["layers"])
+    parts["model"] = ModelConfig(**model)
+    method = dict(parts["method"])
+    method["dense_layers"] = tuple(method["dense_layers"])
+    method["settings"] = dict(method["settings"])
+    parts["method"] = MethodConfig(**method)
+    return TrainConfig(**parts)
+
+
+def require_same_run(stored: TrainConfig, asked: TrainConfig) -> None:
+    """Check that a resumed run is asked for with the settings it was begun with.
+
+    Raises:
+        ConfigError: A setting that decides the result differs.
+    """
+    before, now = flatten(stored), flatten(asked)
+    for key in before:
+        if key not in MACHINE_KEYS and before[key] != now[key]:
+            raise ConfigError(
+                f"the run to resume has {key} = {before[key]}, not {now[key]}; leave the setting out, "
+                f"or start a new run"
+            )
+
+
+def default_output(config: TrainConfig) -> TrainConfig:
+    """Return `config` with a run directory named after what is run, if none was given."""
+    if config.output is not None:
+        return config
+    final = "" if config.method.final_sparsity is None else f"-{config.method.final_sparsity:g}"
+    method = config.method.name.replace(":", ".")
+    name = f"{config.data.name}-{config.model.name}-{method}{final}-seed{config.seed}"
+    return replace(config, output=f"runs/{name}")

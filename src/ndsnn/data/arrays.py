@@ -1,0 +1,199 @@
+"""Decoding many images once into uint8 files that are memory-mapped afterwards; a killed run is continued.
+
+Layout of the folder: `<part>_images.npy` uint8 [N, C, H, W], `<part>_labels.npy` int64 [N] and `manifest.json`.
+While it is written the folder is called `<name>.partial` and has a `progress.json`; it is renamed at the end.
+Images are appended to the file, never written through a mapping, so that a full disk is an error, not a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ndsnn.data.files import Checksum, write_atomic
+from ndsnn.data.source import Progress
+from ndsnn.errors import DataError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_PROGRESS = "progress.json"
+_CHUNK = 1000
+
+
+class Part(NamedTuple):
+    """The files of one part ("train", "test") in their order, and the label of each."""
+
+    files: Sequence[str]
+    labels: Sequence[int]
+
+
+def build(
+    target: Path,
+    parts: Mapping[str, Part],
+    shape: tuple[int, int, int],
+    read: Callable[[str], np.ndarray],
+    source: str,
+    extra: Mapping[str, Any],
+    progress: Progress,
+    chunk: int = _CHUNK,
+) -> None:
+    """Decode all parts into the folder `target`, from where an interrupted call has stopped.
+
+    Args:
+        target: Folder to make; it must not exist.
+        parts: What to decode, by name.
+        shape: (C, H, W) of every image.
+        read: Decodes the file of a name into uint8 [C, H, W].
+        source: Identity of the files; work begun on another source is thrown away.
+        extra: Further entries of the manifest.
+        progress: Told the images decoded so far and in all.
+        chunk: Images between two records of progress.
+
+    Raises:
+        DataError: A file is bad, or the disk is full.
+    """
+    partial = target.with_name(target.name + ".partial")
+    try:
+        done = _resume(partial, parts, source)
+        total = sum(len(part.files) for part in parts.values())
+        for name, part in parts.items():
+            before = sum(done.values()) - done[name]
+
+            def record(count: int, name: str = name, before: int = before) -> None:
+                done[name] = count
+                _write_json(partial / _PROGRESS, {"source": source, "done": done})
+                progress("decode", before + count, total)
+
+            _append(partial / f"{name}_images.npy", part, shape, read, done[name], chunk, record)
+            np.save(partial / f"{name}_labels.npy", np.array(part.labels, np.int64))
+        _write_json(partial / MANIFEST, _manifest(partial, parts, shape, source, extra))
+        (partial / _PROGRESS).unlink()
+        partial.rename(target)
+    except OSError as error:
+        raise DataError(f"{partial} cannot be written: {error}; make room and run the command again") from error
+
+
+def _resume(partial: Path, parts: Mapping[str, Part], source: str) -> dict[str, int]:
+    try:
+        state = json.loads((partial / _PROGRESS).read_bytes())
+        if state["source"] == source and state["done"].keys() == parts.keys():
+            return {name: int(count) for name, count in state["done"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # nothing to continue: there was no attempt, or it was killed before its first record
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    return dict.fromkeys(parts, 0)
+
+
+def _append(
+    path: Path,
+    part: Part,
+    shape: tuple[int, int, int],
+    read: Callable[[str], np.ndarray],
+    done: int,
+    chunk: int,
+    record: Callable[[int], None],
+) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(part.files), *shape)}
+    with path.open("r+b" if done else "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        start = file.tell() + done * int(np.prod(shape))
+        if os.fstat(file.fileno()).st_size < start:
+            raise DataError(f"{path} is shorter than its record says; delete {path.parent} and begin again")
+        file.truncate(start)
+        file.seek(start)
+        for first in range(done, len(part.files), chunk):
+            names = part.files[first : first + chunk]
+            file.write(np.stack([read(name) for name in names]).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+            record(first + len(names))
+
+
+def _manifest(
+    folder: Path, parts: Mapping[str, Part], shape: tuple[int, int, int], source: str, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    written = {
+        name: {
+            "shape": [len(part.files), *shape],
+            "images_sha256": _sha256(folder / f"{name}_images.npy"),
+            "labels_sha256": _sha256(folder / f"{name}_labels.npy"),
+        }
+        for name, part in parts.items()
+    }
+    return {"format": FORMAT, "source": source, "parts": written, **extra}
+
+
+def _sha256(path: Path) -> str:
+    return Checksum("sha256", "").of_file(path)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomic(path, json.dumps(content, indent=1).encode())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a finished folder.
+
+    Raises:
+        DataError: It is missing, not JSON, or of another format.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is missing or corrupt: {error}; delete {folder} and prepare it again") from error
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
+        or not isinstance(manifest.get("parts"), dict)
+    ):
+        raise DataError(f"{path} is not of format {FORMAT}; delete {folder} and prepare it again")
+    return manifest
+
+
+def _verified(path: Path, digest: str, mapped: bool) -> np.ndarray:
+    remedy = f"delete {path.parent} and prepare it again"
+    try:
+        checksum = Checksum("sha256", digest)
+        checksum.require(checksum.of_file(path), path, remedy)
+        return np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is missing or corrupt: {error}; {remedy}") from error
+
+
+def open_part(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Map a part into memory after its checksums have been checked.
+
+    Args:
+        folder: A finished folder.
+        name: Name of the part.
+
+    Returns:
+        Images, uint8 [N, C, H, W], mapped copy-on-write, so that the file never changes; labels, int64 [N].
+
+    Raises:
+        DataError: A file is missing, truncated or altered.
+    """
+    manifest = read_manifest(folder)
+    try:
+        entry = manifest["parts"][name]
+        shape, digests = list(entry["shape"]), (entry["images_sha256"], entry["labels_sha256"])
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / MANIFEST} does not describe {name!r}; delete {folder} and prepare it again"
+        ) from error
+    images = _verified(folder / f"{name}_images.npy", digests[0], mapped=True)
+    labels = _verified(folder / f"{name}_labels.npy", digests[1], mapped=False)
+    if list(images.shape) != shape or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{folder / MANIFEST} does not fit {name}_images.npy; delete {folder} and prepare it again"
+        )
+    return images, labels

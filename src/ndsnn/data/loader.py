@@ -1,0 +1,151 @@
+"""Batches in an order, and with an augmentation, that depend on seed, epoch and batch number only."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+
+import torch
+from torch import Tensor
+
+from ndsnn.data.augment import Augmentation, normalise
+from ndsnn.data.images import ImageSet
+from ndsnn.errors import ConfigError
+
+Batch = tuple[Tensor, Tensor]
+"""Images, float32 [N, C, H, W], normalised; labels, int64 [N]."""
+
+_AHEAD = 2
+_POLL_SECONDS = 0.1
+
+
+def num_batches(count: int, batch_size: int, drop_last: bool = False) -> int:
+    """Number of batches of `batch_size` out of `count` images; a smaller last one counts unless dropped.
+
+    Raises:
+        ConfigError: `batch_size` is below 1.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be 1 or more, not {batch_size}")
+    return count // batch_size if drop_last else -(-count // batch_size)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """Permutation of `count` images in one epoch, int64 [count]; depends on the arguments only."""
+    return torch.randperm(count, generator=_generator("order", seed, epoch))
+
+
+def batches(
+    image_set: ImageSet,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    augmentation: Augmentation,
+    start_batch: int = 0,
+    drop_last: bool = False,
+    prefetch: bool = True,
+) -> Iterator[Batch]:
+    """Iterate over one epoch of training batches.
+
+    Batch k is the same, bit for bit, whether the iteration began at 0 or at `start_batch`.
+
+    Args:
+        image_set: Training images.
+        batch_size: Images per batch, N.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        augmentation: Turns uint8 images into normalised float32.
+        start_batch: First batch to deliver.
+        drop_last: Leave out a last batch that is smaller.
+        prefetch: Prepare the next batches in one background thread, which ends with the iteration, also when the
+            iterator is closed or dropped early.
+
+    Returns:
+        Iterator over (images, labels).
+
+    Raises:
+        ConfigError: `batch_size` or `start_batch` is out of range.
+    """
+    total = num_batches(len(image_set), batch_size, drop_last)
+    if not 0 <= start_batch <= total:
+        raise ConfigError(f"start_batch must lie between 0 and {total}, not {start_batch}")
+    order = epoch_order(len(image_set), seed, epoch).numpy()
+    images, labels = image_set.images.numpy(), image_set.labels.numpy()
+
+    def make(index: int) -> Batch:
+        rows = order[index * batch_size : (index + 1) * batch_size]
+        generator = _generator("augmentation", seed, epoch, index)
+        return augmentation(torch.from_numpy(images[rows]), generator), torch.from_numpy(labels[rows])
+
+    indices = range(start_batch, total)
+    return _prefetched(make, indices) if prefetch else (make(index) for index in indices)
+
+
+def evaluation_batches(
+    image_set: ImageSet, batch_size: int, *, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Iterator[Batch]:
+    """Iterate over all images in their order, normalised and nothing else.
+
+    Args:
+        image_set: Validation or test images.
+        batch_size: Images per batch; the last one may be smaller.
+        mean: Per channel, of values in [0, 1].
+        std: Per channel, of values in [0, 1].
+
+    Returns:
+        Iterator over (images, labels).
+
+    Raises:
+        ConfigError: `batch_size` is below 1.
+    """
+    starts = range(0, num_batches(len(image_set), batch_size) * batch_size, batch_size)
+    return (
+        (
+            normalise(image_set.images[first : first + batch_size], mean, std),
+            image_set.labels[first : first + batch_size],
+        )
+        for first in starts
+    )
+
+
+def _generator(purpose: str, *numbers: int) -> torch.Generator:
+    text = " ".join((purpose, *map(str, numbers)))
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+    return torch.Generator().manual_seed(seed)
+
+
+def _prefetched(make: Callable[[int], Batch], indices: range) -> Generator[Batch, None, None]:
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(_AHEAD)
+    stop = threading.Event()
+
+    def hand_over(item: Batch | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+        return None
+
+    def work() -> None:
+        try:
+            for index in indices:
+                if stop.is_set():
+                    return
+                hand_over(make(index))
+            hand_over(None)
+        except BaseException as error:  # raised again where the batch was wanted
+            hand_over(error)
+
+    worker = threading.Thread(target=work, name="ndsnn-batches", daemon=True)
+    worker.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        worker.join()

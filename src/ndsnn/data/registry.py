@@ -1,0 +1,177 @@
+"""Loading a data set by name, and what there is on this machine."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+# Importing a family registers its data sets.
+from ndsnn.data import cifar, digits, folder, idx, tiny_imagenet  # noqa: F401
+from ndsnn.data.images import (
+    ImageData,
+    ImageSet,
+    ImageSize,
+    channel_statistics,
+    check_labels,
+    fingerprint,
+    parse_size,
+    resize,
+    split_rows,
+)
+from ndsnn.data.source import SOURCES, Description, Progress, Source, data_root
+from ndsnn.errors import ConfigError, DataError
+
+
+def load(
+    name: str,
+    root: str | Path | None = None,
+    validation_fraction: float = 0.1,
+    split_seed: int = 0,
+    image_size: ImageSize | None = None,
+    max_train: int | None = None,
+    channels: int | None = None,
+) -> ImageData:
+    """Read the training images of a data set and hold a validation part out; leave the test set alone.
+
+    Args:
+        name: Name in `SOURCES`.
+        root: Folder of the data; None means `$NDSNN_DATA`, else `~/.cache/ndsnn/data`.
+        validation_fraction: Share of the official training images held out, strictly between 0 and 1.
+        split_seed: Draws that share; independent of the seed of a run.
+        image_size: Side length or (H, W) in pixels to resize to, bilinearly; None keeps the data set's own.
+        max_train: Keep only so many training images, for quick trials; None keeps all.
+        channels: 1 or 3, for `folder` only; None lets the files decide.
+
+    Returns:
+        The parts, with class names, normalisation constants and a fingerprint.
+
+    Raises:
+        ConfigError: An unknown name, or a setting out of range.
+        DataError: A file is missing, truncated, corrupt or mislabelled; the message names it.
+        MissingDependencyError: An optional package is needed.
+    """
+    source = SOURCES[name]
+    place = _place(source, root)
+    size = parse_size(image_size) or source.default_size
+    _check_settings(source, max_train, channels)
+    if source.missing(place):
+        raise source.missing_error(place)
+    class_names = source.class_names(place)
+    whole = source.load_train(place, size, channels)
+    train_rows, validation_rows = split_rows(len(whole), validation_fraction, split_seed)
+    train = _resized(whole.take(train_rows[:max_train]), size)
+    validation = _resized(whole.take(validation_rows), size)
+    statistics = source.statistics or channel_statistics(train.images)
+    return ImageData(
+        name=name,
+        train=train,
+        validation=validation,
+        num_classes=len(class_names),
+        class_names=class_names,
+        mean=statistics.mean,
+        std=statistics.std,
+        fingerprint=fingerprint(train, validation, split_seed),
+        load_test=partial(_load_test, source, place, train.images.shape[1:], len(class_names)),
+    )
+
+
+def _check_settings(source: Source, max_train: int | None, channels: int | None) -> None:
+    if max_train is not None and max_train < 1:
+        raise ConfigError(f"max_train must be 1 or more, not {max_train}; leave it out to keep all images")
+    native = source.describe().channels
+    if channels is not None and native is not None and channels != native:
+        raise ConfigError(f"data set {source.name!r} has {native} channels, not {channels}; leave channels out")
+
+
+def _resized(images: ImageSet, size: tuple[int, int] | None) -> ImageSet:
+    return ImageSet(resize(images.images, size), images.labels)
+
+
+def _load_test(source: Source, place: Path, shape: tuple[int, ...], num_classes: int) -> ImageSet:
+    if source.missing(place):
+        raise source.missing_error(place)
+    channels, height, width = shape
+    whole = source.load_test(place, (height, width), channels)
+    test = _resized(whole, (height, width))
+    if tuple(test.images.shape[1:]) != tuple(shape):
+        raise DataError(
+            f"the test images of {source.found(place)} are {list(test.images.shape[1:])}, "
+            f"the training images {list(shape)}"
+        )
+    check_labels(test.labels, num_classes, source.found(place))
+    return test
+
+
+def _place(source: Source, root: str | Path | None) -> Path:
+    if source.needs_root and not root:
+        raise ConfigError(f"data set {source.name!r} needs its folder named: set --data.root. {source.how_to_get}")
+    return data_root(root)
+
+
+class Row(NamedTuple):
+    """One line of `ndsnn data list`.
+
+    Attributes:
+        name: Name in `SOURCES`.
+        about: Images, classes, channels and size; None where the files decide.
+        state: "ready", "can be prepared" (files are there but not decoded), "can be downloaded" or "missing".
+        where: The place used if it is ready, else all places looked in, in order.
+        how_to_get: What to do if it is not ready.
+    """
+
+    name: str
+    about: Description
+    state: str
+    where: tuple[str, ...]
+    how_to_get: str
+
+
+def overview(root: str | Path | None = None) -> list[Row]:
+    """Say for every data set whether it is on this machine; looks at names only, reads no data.
+
+    Args:
+        root: Folder of the data; None means the default.
+
+    Returns:
+        One row per data set, sorted by name.
+    """
+    return [_row(source, data_root(root)) for _, source in sorted(SOURCES.items())]
+
+
+def _row(source: Source, place: Path) -> Row:
+    if not source.missing(place):
+        return Row(source.name, source.describe(), "ready", (source.found(place),), source.how_to_get)
+    if source.can_prepare(place):
+        state = "can be prepared"
+    else:
+        state = "can be downloaded" if source.downloadable else "missing"
+    return Row(source.name, source.describe(), state, source.where(place), source.how_to_get)
+
+
+def prepare(name: str, root: str | Path | None = None, progress: Progress | None = None) -> Row:
+    """Download what is missing, verify every file, and decode what is decoded once.
+
+    A second call only verifies. An interrupted call is continued by the next one.
+
+    Args:
+        name: Name in `SOURCES`.
+        root: Folder of the data; None means the default.
+        progress: Called with what is being done, how much is done, and how much there is, if known.
+
+    Returns:
+        The row of `overview` for this data set afterwards.
+
+    Raises:
+        ConfigError: An unknown name, or `folder` without its root.
+        DataError: A download failed, or a file is missing, corrupt or mislabelled.
+        MissingDependencyError: An optional package is needed.
+    """
+    source = SOURCES[name]
+    place = _place(source, root)
+    source.prepare(place, progress or _silent)
+    return _row(source, place)
+
+
+def _silent(what: str, done: int, total: int | None) -> None:
+    """Report nothing."""

@@ -1,0 +1,355 @@
+"""The drop-and-grow round (Eq. 6–9) that every sparse-training method shares, with its hooks.
+
+A round q at step t0 + qΔT does, for each layer with N places and N_pre alive weights:
+
+    N_post-round = target_count(layer, q)                      Eq. 4 in integers
+    D = d(q)·N_pre   connections of smallest drop score die    Eq. 5, 6, 7
+    G = N_post-round − (N_pre − D)   of largest growth score are born with value 0      Eq. 8, 9
+
+The scheduled count always wins: where G would be negative nothing is born and more die, and where fewer places
+are free than G asks for, the exchange shrinks to what is free, so no alive weight is thrown away for itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ndsnn.errors import CheckpointError, ConfigError, SparsityError
+from ndsnn.sparse.distributions import check_sparsity
+from ndsnn.sparse.schedules import UpdateSchedule, cosine_ratio, cubic_count, fit_schedule
+from ndsnn.sparse.selection import smallest
+from ndsnn.sparse.sparsify import Distribution, recorded_distribution, require_sparse_layers, sparsify
+from ndsnn.sparse.topology import SparseLayer, pack_mask, sparse_layers, unpack_mask
+
+
+class LayerUpdate(NamedTuple):
+    """What a round did to one layer: connections dropped, grown, and alive afterwards."""
+
+    layer: str
+    dropped: int
+    grown: int
+    nnz: int
+
+
+class TopologyUpdate(NamedTuple):
+    """What a round did to the network."""
+
+    step: int
+    round: int
+    layers: tuple[LayerUpdate, ...]
+
+
+class SparseTraining:
+    """Base of all methods: call `step()` after each `optimizer.step()`.
+
+    A method of one's own overrides `drop_scores` or `grow_scores`, seldom `target_counts` or `growth_count`.
+
+    Args:
+        net: A network on which `ndsnn.sparsify` was called.
+        optimizer: Any torch optimizer of its parameters; state of changed weights is set to 0.
+        final_sparsity: θf, the overall fraction of zeros at the end.
+        total_steps: Optimizer steps of the whole run.
+        update_every: ΔT in steps; None takes 500, less in short runs.
+        start: t0, the step at which the schedule begins.
+        stop_fraction: Fraction of the run after which the topology stays as it is.
+        death_ratio: d0 of Eq. 5, the fraction of alive weights that dies in a round.
+        min_death_ratio: d_min of Eq. 5.
+        regrow_dropped: Whether a weight that died may be born again in the same round.
+        seed: Seed of random growth.
+
+    Raises:
+        NotSparsifiedError: The network is dense.
+        SparsityError: θf is out of range or does not go with the network's sparsity.
+        ScheduleError: No round fits into the run.
+        ConfigError: A ratio is out of range.
+    """
+
+    needs_gradient: ClassVar[bool] = True
+    """Whether `grow_scores` reads the dense gradient of the update step."""
+
+    starts_dense: ClassVar[bool] = False
+    """Whether a network without masks is taken as one in which every connection is alive."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        final_sparsity: float,
+        total_steps: int,
+        *,
+        update_every: int | None = None,
+        start: int = 0,
+        stop_fraction: float = 0.75,
+        death_ratio: float = 0.5,
+        min_death_ratio: float = 0.05,
+        regrow_dropped: bool = False,
+        seed: int = 0,
+    ) -> None:
+        check_sparsity(final_sparsity, "final_sparsity")
+        if not 0 <= min_death_ratio <= death_ratio <= 1:
+            raise ConfigError(
+                f"death ratios must be 0 ≤ min_death_ratio ≤ death_ratio ≤ 1, "
+                f"not {min_death_ratio!r} and {death_ratio!r}"
+            )
+        self.net, self.optimizer = net, optimizer
+        self.final_sparsity, self.total_steps = final_sparsity, total_steps
+        self.initial_death_ratio, self.min_death_ratio = death_ratio, min_death_ratio
+        self.regrow_dropped, self.seed = regrow_dropped, seed
+        if self.starts_dense and not sparse_layers(net):
+            sparsify(net, 0.0)
+        self.layers: list[SparseLayer] = require_sparse_layers(net)
+        self.distribution: Distribution = recorded_distribution(net) or Distribution()
+        self.initial_counts = {layer.name: layer.nnz for layer in self.layers}
+        self.final_counts = self.plan_final_counts()
+        self.schedule: UpdateSchedule | None = self.plan_schedule(
+            interval=update_every, start=start, stop_fraction=stop_fraction
+        )
+        self.steps_done = 0
+        for layer in self.layers:
+            layer.watch_gradient(self._next_step_grows)
+
+    # What a method decides -------------------------------------------------------------------------------------
+
+    def plan_final_counts(self) -> dict[str, int]:
+        """Return the alive weights per layer at θf. By default: the network's own distribution at θf.
+
+        Raises:
+            SparsityError: The network is sparser than θf.
+        """
+        counts = self.distribution.counts({layer.name: layer.shape for layer in self.layers}, self.final_sparsity)
+        if sum(counts.values()) > sum(self.initial_counts.values()):
+            raise SparsityError(
+                f"the network has sparsity {self.current_sparsity():.4g}, more than final_sparsity "
+                f"{self.final_sparsity}; start denser or raise final_sparsity"
+            )
+        return counts
+
+    def plan_schedule(self, *, interval: int | None, start: int, stop_fraction: float) -> UpdateSchedule | None:
+        """Return the update rounds of the run, or None where the topology never changes."""
+        return fit_schedule(self.total_steps, interval=interval, start=start, stop_fraction=stop_fraction)
+
+    def target_counts(self, q: int) -> dict[str, int]:
+        """Return the alive weights per layer after round q. By default: the cubic ramp of Eq. 4."""
+        rounds = self._rounds_planned()
+        return {
+            name: cubic_count(self.initial_counts[name], final, q, rounds)
+            for name, final in self.final_counts.items()
+        }
+
+    def death_ratio(self, q: int) -> float:
+        """Return d(q), the fraction of alive weights that dies in round q. By default: the cosine of Eq. 5."""
+        return cosine_ratio(self.initial_death_ratio, self.min_death_ratio, q, self._rounds_planned())
+
+    def growth_count(self, q: int, alive: int, target: int) -> int:
+        """Return G, the connections born in round q of a layer with `alive` weights before it (Eq. 6 and 8)."""
+        return round(self.death_ratio(q) * alive) - (alive - target)
+
+    def drop_scores(self, layer: SparseLayer) -> Tensor:
+        """Return one score [nnz] for each alive weight; the smallest die. By default: |w| (Eq. 7)."""
+        return layer.active_values().abs()
+
+    def grow_scores(self, layer: SparseLayer, positions: Tensor, gradient: Tensor | None) -> Tensor:
+        """Return one score [m] for each inactive place; the largest are born. By default: |∂L/∂w| (Eq. 9).
+
+        It may be called with a part of a layer at a time, so a score may depend on its own place only.
+
+        Args:
+            layer: The layer that grows.
+            positions: Flat positions [m] of the places.
+            gradient: ∂L/∂w [m] at those places, or None unless `needs_gradient`.
+        """
+        assert gradient is not None
+        return gradient.abs()
+
+    def after_round(self, q: int) -> None:
+        """Called when round q is done, for methods that keep a record of the topology."""
+
+    # What the user calls ---------------------------------------------------------------------------------------
+
+    def step(self) -> TopologyUpdate | None:
+        """Count one optimizer step; at an update step, rewire. Afterwards no inactive weight is non-zero.
+
+        Returns:
+            What changed, or None between rounds.
+
+        Raises:
+            NonFiniteError: The gradient of an update step is not finite; nothing was changed.
+        """
+        self.require_finite_gradients()
+        q = self._round_at(self.steps_done + 1)
+        self.steps_done += 1
+        update = None if q is None else self._rewire(q)
+        for layer in self.layers:
+            layer.release_gradient()
+            layer.enforce(self.optimizer)
+        return update
+
+    def require_finite_gradients(self) -> None:
+        """Check the gradients that the next step needs; `step` does so itself.
+
+        A loop that calls it before `optimizer.step()` keeps the weights, too, as they were.
+
+        Raises:
+            NonFiniteError: One of them is not finite.
+            SparsityError: One of them is missing.
+        """
+        if self.needs_gradient and self.updates_next:
+            for layer in self.layers:
+                layer.require_finite_gradient()
+
+    def masks(self) -> list[Tensor]:
+        """Return the boolean masks in layer order (the live ones, not copies)."""
+        return [layer.mask for layer in self.layers]
+
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        """The update steps of the run, counted in completed optimizer steps."""
+        return () if self.schedule is None else self.schedule.steps
+
+    @property
+    def current_round(self) -> int | None:
+        """The number q of the round at this step, or None between rounds."""
+        return self._round_at(self.steps_done)
+
+    @property
+    def updates_next(self) -> bool:
+        """Whether the next call of `step` is an update step."""
+        return self._round_at(self.steps_done + 1) is not None
+
+    @property
+    def at_final_sparsity(self) -> bool:
+        """Whether exactly as many weights are alive as at θf, so that an epoch may be chosen as the best."""
+        return sum(layer.nnz for layer in self.layers) == sum(self.final_counts.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last round is done, so that the network has its final sparsity."""
+        return not self.rounds or self.steps_done >= self.rounds[-1]
+
+    def current_sparsity(self) -> float:
+        """Return the overall fraction of zeros at this moment."""
+        size = sum(layer.size for layer in self.layers)
+        return 1 - sum(layer.nnz for layer in self.layers) / size
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that an exact resume needs: step, settings, counts and bit-packed masks."""
+        return {
+            "method": type(self).__name__,
+            "settings": self._settings(),
+            "steps_done": self.steps_done,
+            "initial_counts": dict(self.initial_counts),
+            "masks": {layer.name: pack_mask(layer.mask) for layer in self.layers},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`; all of it is checked before anything is changed.
+
+        Raises:
+            CheckpointError: The state belongs to another method, network or schedule.
+        """
+        mine = {"method": type(self).__name__, "settings": self._settings()}
+        for key, value in mine.items():
+            if state.get(key) != value:
+                raise CheckpointError(f"the saved {key} is {state.get(key)}, this run's is {value}")
+        if set(state["masks"]) != {layer.name for layer in self.layers}:
+            raise CheckpointError("the saved masks belong to a network with other layers")
+        masks = {layer: unpack_mask(state["masks"][layer.name], layer.shape) for layer in self.layers}
+        for layer, mask in masks.items():
+            layer.mask.copy_(mask)
+            layer.enforce(self.optimizer)
+        self.steps_done = int(state["steps_done"])
+        self.initial_counts = {name: int(count) for name, count in state["initial_counts"].items()}
+
+    # How a round runs ------------------------------------------------------------------------------------------
+
+    def _rewire(self, q: int) -> TopologyUpdate:
+        targets = self.target_counts(q)
+        layers = tuple(self._rewire_layer(layer, q, targets[layer.name]) for layer in self.layers)
+        self.after_round(q)
+        return TopologyUpdate(self.steps_done, q, layers)
+
+    def _rewire_layer(self, layer: SparseLayer, q: int, target: int) -> LayerUpdate:
+        alive = layer.nnz
+        if alive == target == layer.size:
+            return LayerUpdate(layer.name, 0, 0, alive)
+        growth = max(0, self.growth_count(q, alive, target), target - alive)
+        if not self.regrow_dropped:
+            growth = min(growth, layer.size - alive)
+        drop = alive + growth - target
+        dropped = layer.active_positions()[smallest(self.drop_scores(layer), drop)]
+        grown = dropped[:0]
+        if growth:
+            grown = layer.select_growth(
+                growth,
+                lambda positions, gradient: self.grow_scores(layer, positions, gradient),
+                dropped,
+                self.regrow_dropped,
+            )
+        layer.rewire(dropped, grown, self.optimizer)
+        return LayerUpdate(layer.name, drop, growth, target)
+
+    def _round_at(self, step: int) -> int | None:
+        return None if self.schedule is None else self.schedule.round_at(step)
+
+    def _rounds_planned(self) -> int:
+        assert self.schedule is not None
+        return self.schedule.rounds
+
+    def _next_step_grows(self) -> bool:
+        return self.needs_gradient and self.updates_next
+
+    def _settings(self) -> dict[str, Any]:
+        schedule = self.schedule
+        return {
+            "final_sparsity": self.final_sparsity,
+            "total_steps": self.total_steps,
+            "schedule": None if schedule is None else [schedule.start, schedule.interval, schedule.rounds],
+            "death_ratio": self.initial_death_ratio,
+            "min_death_ratio": self.min_death_ratio,
+            "regrow_dropped": self.regrow_dropped,
+            "seed": self.seed,
+        }
+
+
+class ConstantSparsity(SparseTraining):
+    """Base of the methods that keep the number of alive weights of each layer from start to end."""
+
+    def plan_final_counts(self) -> dict[str, int]:
+        """Return the network's own counts.
+
+        Raises:
+            SparsityError: The network does not have θf already.
+        """
+        wanted = sum(
+            self.distribution.counts(
+                {layer.name: layer.shape for layer in self.layers}, self.final_sparsity
+            ).values()
+        )
+        if wanted != sum(self.initial_counts.values()):
+            raise SparsityError(
+                f"{type(self).__name__} keeps the network's sparsity, which is {self.current_sparsity():.6g}, "
+                f"but final_sparsity is {self.final_sparsity}: call ndsnn.sparsify(net, {self.final_sparsity})"
+            )
+        return dict(self.initial_counts)
+
+    def target_counts(self, q: int) -> dict[str, int]:
+        """Return the same counts for every round."""
+        return dict(self.initial_counts)
+
+
+def accepted_settings(method: type[SparseTraining]) -> frozenset[str]:
+    """Return the names of the keyword settings that `method` takes, inherited ones included."""
+    names: set[str] = set()
+    for cls in method.__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
+        names |= {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return frozenset(names)

@@ -1,0 +1,37 @@
+"""GraNet: global magnitude pruning on a cubic ramp, then drop and regrow (Liu et al., NeurIPS 2021)."""
+
+from __future__ import annotations
+
+import torch
+
+from ndsnn.sparse.methods.base import SparseTraining
+from ndsnn.sparse.schedules import cubic_count
+from ndsnn.sparse.selection import largest
+
+
+class GraNet(SparseTraining):
+    """Prune over all layers by |w| to the cubic ramp's total, then exchange d(q) of each layer by |∂L/∂w|.
+
+    The layers find their own densities; each keeps at least one weight. A network without masks starts dense;
+    the paper's sparse-to-sparse form starts at `sparsify(net, 0.5)`.
+    """
+
+    starts_dense = True
+
+    def target_counts(self, q: int) -> dict[str, int]:
+        """Return what a global magnitude threshold leaves in each layer."""
+        total = cubic_count(
+            sum(self.initial_counts.values()), sum(self.final_counts.values()), q, self._rounds_planned()
+        )
+        layers = sorted(self.layers, key=lambda layer: layer.name)
+        scores = [self.drop_scores(layer).clone() for layer in layers]
+        for score in scores:
+            score[score.argmax()] = torch.inf
+        kept = largest(torch.cat(scores), total)
+        owner = torch.repeat_interleave(torch.tensor([score.numel() for score in scores]))
+        counts = torch.bincount(owner[kept.cpu()], minlength=len(layers)).tolist()
+        return {layer.name: count for layer, count in zip(layers, counts, strict=True)}
+
+    def growth_count(self, q: int, alive: int, target: int) -> int:
+        """Return d(q) of the weights that are left after pruning."""
+        return round(self.death_ratio(q) * target)

@@ -1,0 +1,22 @@
+"""SET: drop the smallest weights, grow at random (Mocanu et al. 2018)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ndsnn.sparse.methods.base import ConstantSparsity
+from ndsnn.sparse.selection import random_scores, stream_key
+from ndsnn.sparse.topology import SparseLayer
+
+
+class SET(ConstantSparsity):
+    """Keep the sparsity; in each round the d(q)·nnz smallest |w| die and as many random places are born.
+
+    Which places depends on (seed, round, layer name) alone.
+    """
+
+    needs_gradient = False
+
+    def grow_scores(self, layer: SparseLayer, positions: Tensor, gradient: Tensor | None) -> Tensor:
+        """Return a uniform random number for each place."""
+        return random_scores(stream_key("grow", self.seed, str(self.current_round), layer.name), positions)

@@ -1,0 +1,1 @@
+"""Training runs: the loop, its directory, checkpoints, and what it costs."""

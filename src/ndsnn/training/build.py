@@ -1,0 +1,174 @@
+"""From a configuration to data, network, optimizer and method; everything that can be wrong is found here."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ndsnn import data, models
+from ndsnn.config import MethodConfig, ModelConfig, TrainConfig
+from ndsnn.errors import ConfigError, SparsityError, unknown_name
+from ndsnn.sparse.distributions import check_sparsity
+from ndsnn.sparse.methods import ConstantSparsity, Dense, SparseTraining, accepted_settings, methods
+from ndsnn.sparse.sparsify import sparsify
+
+DEMO_LAYERS: tuple[int | str, ...] = (32, 32, "M", 64, 64, "M", 128, "M")
+"""Layers of model "vgg" unless told otherwise: small enough for a CPU and 16×16 images."""
+
+COMMON_SETTINGS = ("update_every", "start", "stop_fraction", "death_ratio", "min_death_ratio", "regrow_dropped")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that a run is made of.
+
+    Args:
+        data: The images.
+        net: The network, masked.
+        optimizer: Of all its parameters.
+        method: Of its topology.
+        steps_per_epoch: Optimizer steps per epoch.
+    """
+
+    data: data.ImageData
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    method: SparseTraining
+    steps_per_epoch: int
+
+
+def build(config: TrainConfig) -> Parts:
+    """Build everything a run needs.
+
+    Raises:
+        NdsnnError: A setting does not go with the data, the network or another setting.
+    """
+    method_class = resolve_method(config.method.name)
+    initial, final = resolve_sparsities(config.method, method_class)
+    images = load_data(config)
+    torch.manual_seed(config.seed)
+    net = build_model(config.model, images.num_classes, images.channels)
+    generator = torch.Generator().manual_seed(config.seed)
+    sparsify(net, initial, config.method.distribution, config.method.dense_layers, generator)
+    optimizer = build_optimizer(config, net)
+    steps_per_epoch = data.num_batches(len(images.train), config.batch_size)
+    method = method_class(
+        net, optimizer, final, steps_per_epoch * config.epochs, **method_settings(config, method_class)
+    )
+    return Parts(images, net, optimizer, method, steps_per_epoch)
+
+
+def load_data(config: TrainConfig) -> data.ImageData:
+    """Load the data set of a configuration."""
+    settings = config.data
+    return data.load(
+        settings.name,
+        root=settings.root,
+        validation_fraction=settings.validation_fraction,
+        split_seed=settings.split_seed,
+        image_size=settings.image_size,
+    )
+
+
+def build_model(config: ModelConfig, num_classes: int, channels: int) -> nn.Module:
+    """Build the network of a configuration.
+
+    Raises:
+        ConfigError: Unknown name, or a setting that this network does not have.
+    """
+    builder = models.MODELS[config.name]
+    settings: dict[str, object] = {"neuron": asdict(config.neuron), "width": config.width}
+    if config.name == "vgg":
+        settings["layers"] = list(config.layers or DEMO_LAYERS)
+    elif config.layers is not None:
+        raise ConfigError(f"model.layers is a setting of model vgg, not of {config.name}")
+    if config.norm is not None:
+        settings["norm"] = config.norm
+    return builder(num_classes=num_classes, time_steps=config.time_steps, in_channels=channels, **settings)
+
+
+def build_optimizer(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of a configuration."""
+    parameters = net.parameters()
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    cls = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return cls(parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def resolve_method(name: str) -> type[SparseTraining]:
+    """Return a registered method, or the class that package.module:Class names.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if ":" not in name:
+        return methods[name]
+    module_name, _, class_name = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"method {name!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, SparseTraining)):
+        raise ConfigError(f"method {name!r} is no subclass of ndsnn.SparseTraining")
+    return found
+
+
+def resolve_sparsities(config: MethodConfig, method: type[SparseTraining]) -> tuple[float, float]:
+    """Return θi and θf, with the method's own values where the configuration leaves them open.
+
+    Raises:
+        SparsityError: They are out of range or do not go with the method.
+    """
+    dense = issubclass(method, Dense)
+    final = config.final_sparsity
+    if final is None:
+        final = 0.0 if dense else 0.95
+    initial = config.initial_sparsity
+    if initial is None:
+        initial = (
+            final if issubclass(method, ConstantSparsity) else 0.0 if method.starts_dense else min(0.7, final)
+        )
+    check_sparsity(initial, "method.initial_sparsity")
+    check_sparsity(final, "method.final_sparsity")
+    if dense and final:
+        raise SparsityError(f"method dense keeps every weight; method.final_sparsity is {final}, not 0")
+    if initial > final:
+        raise SparsityError(
+            f"method.initial_sparsity {initial} is above method.final_sparsity {final}; "
+            f"{config.name} can only get sparser"
+        )
+    if issubclass(method, ConstantSparsity) and initial != final:
+        raise SparsityError(
+            f"method {config.name} keeps its sparsity: method.initial_sparsity {initial} must equal "
+            f"method.final_sparsity {final}, or be left out"
+        )
+    return initial, final
+
+
+def method_settings(config: TrainConfig, method: type[SparseTraining]) -> dict[str, Any]:
+    """Return the keyword settings that the configuration gives to the method.
+
+    Raises:
+        ConfigError: The method does not take one of them.
+    """
+    given: dict[str, Any] = {
+        name: value for name in COMMON_SETTINGS if (value := getattr(config.method, name)) is not None
+    }
+    given |= config.method.settings
+    accepted = accepted_settings(method)
+    for name in given:
+        if name not in accepted:
+            known = f"; it takes {', '.join(sorted(accepted))}" if accepted else "; it takes none"
+            raise ConfigError(
+                unknown_name(f"setting of method {config.method.name}", name, accepted or [name]) + known
+            )
+    if "seed" in accepted:
+        given.setdefault("seed", config.seed)
+    return given

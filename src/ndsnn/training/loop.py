@@ -1,0 +1,334 @@
+"""The training loop, read top to bottom: epochs, steps, topology updates, validation, checkpoints, one test."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from torch import Tensor
+
+from ndsnn import data
+from ndsnn.config import TrainConfig
+from ndsnn.errors import CheckpointError, NonFiniteError
+from ndsnn.losses import LOSSES, predict
+from ndsnn.sparse.methods import Dense, TopologyUpdate
+from ndsnn.sparse.storage import save
+from ndsnn.training import checkpoint as checkpoints
+from ndsnn.training.activity import ActivityMeter
+from ndsnn.training.build import Parts
+from ndsnn.training.costs import peak_memory_mb, relative_training_cost
+from ndsnn.training.display import Display
+from ndsnn.training.evaluate import Evaluation, evaluate
+from ndsnn.training.run_directory import METRICS, TOPOLOGY, RunDirectory
+from ndsnn.training.signals import RunInterrupted, StopRequest, stop_signals
+from ndsnn.training.summary import summarise
+from ndsnn.training.tracking import Tracker
+
+
+@dataclass
+class Progress:
+    """Where a run is. All of it goes into a checkpoint.
+
+    Args:
+        epoch: Epochs that are done, validation included.
+        batch: Batches done in the present epoch.
+        step: Optimizer steps done.
+        loss_sum: Σ loss · images in this epoch.
+        correct: Images classified correctly in this epoch, in training mode.
+        seen: Images seen in this epoch.
+        alive_steps: Σ over the steps of this epoch of the alive weights.
+        epoch_seconds: Wall time of this epoch so far.
+        seconds: Wall time of all training so far.
+        best_epoch: Epoch of the best validation accuracy at θf, 0 while there is none.
+        best_val_accuracy: That accuracy.
+        last_val_accuracy: Validation accuracy after the last epoch.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    alive_steps: int = 0
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_val_accuracy: float = -1.0
+    last_val_accuracy: float = 0.0
+
+    def begin_epoch(self) -> None:
+        """Set what is counted per epoch back to 0."""
+        self.batch = self.correct = self.seen = self.alive_steps = 0
+        self.loss_sum = self.epoch_seconds = 0.0
+
+
+class Trainer:
+    """Trains one run in its directory.
+
+    Args:
+        config: The settings.
+        parts: What `build` made of them.
+        run: The directory, created.
+        console: Where progress is shown.
+        dense_rates: R_d per epoch of a dense run, for the relative training cost.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        parts: Parts,
+        run: RunDirectory,
+        console: Console,
+        dense_rates: list[float] | None = None,
+    ) -> None:
+        self.config, self.run, self.console, self.dense_rates = config, run, console, dense_rates
+        self.images, self.net = parts.data, parts.net
+        self.optimizer, self.method = parts.optimizer, parts.method
+        self.steps_per_epoch = parts.steps_per_epoch
+        self.total_steps = parts.steps_per_epoch * config.epochs
+        self.criterion: Callable[[Tensor, Tensor], Tensor] = LOSSES[config.loss]
+        self.augmentation = self._augmentation()
+        self.meter = ActivityMeter(self.net)
+        self.progress = Progress()
+        self.weights = sum(layer.size for layer in self.method.layers)
+        self.alive = sum(layer.nnz for layer in self.method.layers)
+        self._stop = StopRequest()
+
+    def train(self) -> dict[str, Any]:
+        """Run to the end, from where the progress is.
+
+        Returns:
+            The summary, which is also written to summary.json.
+
+        Raises:
+            RunInterrupted: A signal stopped the run; its checkpoint is written.
+            NonFiniteError: The loss or a gradient at an update step is not finite.
+        """
+        with (
+            stop_signals() as self._stop,
+            Tracker(self.run.path, self.config.tensorboard, self.progress.step) as tracker,
+            Display(self.console, self.config.epochs, self.total_steps, self.progress.step) as display,
+        ):
+            while self.progress.epoch < self.config.epochs:
+                self._train_epoch(display)
+                row = self._finish_epoch()
+                display.epoch(row, self._time_left())
+                tracker.epoch(row)
+            return self._test()
+
+    def resume(self) -> str:
+        """Continue from the newest good checkpoint; rows written after it are taken back.
+
+        Returns:
+            A sentence that says from where.
+
+        Raises:
+            CheckpointError: There is no good checkpoint, or it belongs to another run.
+        """
+        if not checkpoints.has_checkpoint(self.run.checkpoints):
+            self.run.keep_rows(METRICS, "step", 0)
+            self.run.keep_rows(TOPOLOGY, "step", 0)
+            return "no checkpoint was written yet; starting again from the beginning"
+        found = checkpoints.load_checkpoint(self.run.checkpoints)
+        if found.state["data"] != self.images.fingerprint:
+            raise CheckpointError(
+                f"{found.path}: the run was begun with other images of {self.images.name}, or another split"
+            )
+        checkpoints.restore_training(found, self.net, self.optimizer, self.method)
+        self.meter.load_state_dict(found.state["meter"])
+        self.progress = Progress(**found.state["progress"])
+        self.alive = sum(layer.nnz for layer in self.method.layers)
+        self.run.keep_rows(METRICS, "epoch", self.progress.epoch)
+        self.run.keep_rows(TOPOLOGY, "step", self.progress.step)
+        note = f"resuming from {found.path} at epoch {self.progress.epoch + 1}, step {self.progress.step}"
+        if found.skipped:
+            checkpoints.set_aside_broken(self.run.checkpoints, found)
+            note = f"{'; '.join(found.skipped)}; falling back to the previous good checkpoint. {note}"
+        return note
+
+    def _train_epoch(self, display: Display) -> None:
+        progress, total = self.progress, self.steps_per_epoch
+        self._set_learning_rate(progress.epoch)
+        begin = time.perf_counter() - progress.epoch_seconds
+        for x, y in self._training_batches():
+            loss, correct = self._step(x, y)
+            progress.loss_sum += loss * len(y)
+            progress.correct += correct
+            progress.seen += len(y)
+            progress.batch += 1
+            progress.epoch_seconds = time.perf_counter() - begin
+            display.batch(
+                progress.epoch + 1,
+                progress.step,
+                len(y),
+                progress.loss_sum / progress.seen,
+                progress.correct / progress.seen,
+                1 - self.alive / self.weights,
+                self.meter.firing_rate,
+            )
+            every = self.config.checkpoint_every
+            if self._stop():
+                self._save_and_stop()
+            elif every and progress.step % every == 0 and progress.batch < total:
+                self._save()
+
+    def _step(self, x: Tensor, y: Tensor) -> tuple[float, int]:
+        """Do one optimizer step and, where it is due, one topology update."""
+        with self.meter.counting():
+            logits = self.net(x)
+        loss = self.criterion(logits, y)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise self._non_finite(f"the loss is {value}")
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.progress.alive_steps += self.alive
+        if self.method.updates_next:
+            self.meter.flush()
+            try:
+                self.method.require_finite_gradients()
+            except NonFiniteError as error:
+                raise self._non_finite(str(error)) from error
+        self.optimizer.step()
+        update = self.method.step()
+        self.progress.step += 1
+        if update is not None:
+            self._record(update)
+        return value, int((predict(logits.detach()) == y).sum())
+
+    def _finish_epoch(self) -> dict[str, Any]:
+        """Validate, write the epoch's row, keep the best network and save."""
+        progress = self.progress
+        result = self._evaluate(self.images.validation)
+        progress.last_val_accuracy = result.accuracy
+        progress.seconds += progress.epoch_seconds
+        row = self._epoch_row(result)
+        self.run.append(METRICS, [row])
+        progress.epoch += 1
+        if self.method.at_final_sparsity and result.accuracy > progress.best_val_accuracy:
+            progress.best_epoch, progress.best_val_accuracy = progress.epoch, result.accuracy
+            save(self.net, self.run.best)
+        progress.begin_epoch()
+        self.meter.reset()
+        self._save()
+        if self._stop():
+            self._save_and_stop()
+        return row
+
+    def _epoch_row(self, result: Evaluation) -> dict[str, Any]:
+        progress = self.progress
+        mean_sparsity = 1 - progress.alive_steps / (self.weights * self.steps_per_epoch)
+        rate = self.meter.firing_rate
+        cost = 1.0 if isinstance(self.method, Dense) else None
+        if self.dense_rates is not None:
+            cost = relative_training_cost(rate, mean_sparsity, self.dense_rates[progress.epoch])
+        return {
+            "epoch": progress.epoch + 1,
+            "step": progress.step,
+            "train_loss": progress.loss_sum / progress.seen,
+            "train_accuracy": progress.correct / progress.seen,
+            "val_loss": result.loss,
+            "val_accuracy": result.accuracy,
+            "sparsity": 1 - self.alive / self.weights,
+            "mean_sparsity": mean_sparsity,
+            "firing_rate": rate,
+            "synaptic_operations": self.meter.total_operations(spiking=True),
+            "analog_operations": self.meter.total_operations(spiking=False),
+            "relative_cost": cost,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": progress.epoch_seconds,
+            "images_per_second": progress.seen / progress.epoch_seconds,
+            "peak_memory_mb": peak_memory_mb(),
+        }
+
+    def _test(self) -> dict[str, Any]:
+        """Touch the test set, for the only time: the last network and the one best by validation."""
+        summary = summarise(self, self.images.test())
+        if summary is None:
+            self._save_and_stop()
+        self.run.write_summary(summary)
+        return summary
+
+    def _evaluate(self, images: data.ImageSet) -> Evaluation:
+        result = evaluate(self.net, self.evaluation_batches(images), self.criterion, interrupted=self._stop)
+        if result is None:
+            self._save_and_stop()
+        return result
+
+    def interrupted(self) -> bool:
+        """Whether a signal has asked to stop."""
+        return self._stop()
+
+    def evaluation_batches(self, images: data.ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return the images in their order, normalised only."""
+        return data.evaluation_batches(images, self.config.batch_size, mean=self.images.mean, std=self.images.std)
+
+    def _augmentation(self) -> data.Augmentation:
+        images = self.images
+        if not self.config.data.augment:
+            return data.Augmentation(images.mean, images.std)
+        return data.default_augmentation(images.name, images.mean, images.std)
+
+    def _training_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return data.batches(
+            self.images.train,
+            self.config.batch_size,
+            seed=self.config.seed,
+            epoch=self.progress.epoch,
+            augmentation=self.augmentation,
+            start_batch=self.progress.batch,
+        )
+
+    def _set_learning_rate(self, epoch: int) -> None:
+        """Cosine from lr at the first epoch to 0 after the last, or constant."""
+        rate = self.config.lr
+        if self.config.lr_schedule == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * epoch / self.config.epochs))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _record(self, update: TopologyUpdate) -> None:
+        self.alive = sum(layer.nnz for layer in update.layers)
+        self.run.append(
+            TOPOLOGY, [{"step": update.step, "round": update.round} | layer._asdict() for layer in update.layers]
+        )
+
+    def _save(self) -> Path:
+        tensors, state = checkpoints.pack_training(self.net, self.optimizer, self.method)
+        state |= {
+            "step": self.progress.step,
+            "progress": asdict(self.progress),
+            "meter": self.meter.state_dict(),
+            "data": self.images.fingerprint,
+        }
+        return checkpoints.save_checkpoint(self.run.checkpoints, tensors, state)
+
+    def _save_and_stop(self) -> NoReturn:
+        path = self._save()
+        number = self._stop.signal_number or signal.SIGTERM
+        raise RunInterrupted(
+            f"stopped by {signal.Signals(number).name} at step {self.progress.step}; saved {path}; "
+            f"go on with: ndsnn train --output {self.run.path} --resume",
+            number,
+        )
+
+    def _non_finite(self, what: str) -> NonFiniteError:
+        last = "none was written yet"
+        if checkpoints.has_checkpoint(self.run.checkpoints):
+            last = str(self.run.checkpoints / "last.safetensors")
+        return NonFiniteError(
+            f"{what} at step {self.progress.step + 1} (epoch {self.progress.epoch + 1}); weights and masks were "
+            f"left as they are; last good checkpoint: {last}; try a lower lr than {self.config.lr}"
+        )
+
+    def _time_left(self) -> float:
+        progress = self.progress
+        per_step = progress.seconds / progress.step if progress.step else 0.0
+        return per_step * (self.total_steps - progress.step)

@@ -1,0 +1,118 @@
+"""`ndsnn train`: from a configuration to a finished run directory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ndsnn.config import TrainConfig, default_output, require_same_run
+from ndsnn.config_parser import config_to_yaml, read_config
+from ndsnn.errors import ConfigError, RunError
+from ndsnn.sparse.topology import MASKABLE
+from ndsnn.training.build import Parts, build
+from ndsnn.training.loop import Trainer
+from ndsnn.training.run_directory import CONFIG, METRICS, RunDirectory
+from ndsnn.training.tracking import require_tensorboard
+
+
+def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
+    """Train as `config` says; nothing is written before everything has been checked.
+
+    Args:
+        config: The settings.
+        console: Where progress is shown; standard output by default.
+
+    Returns:
+        The summary of the finished run, as in its summary.json.
+
+    Raises:
+        NdsnnError: Bad input, or the run cannot go on.
+        RunInterrupted: A signal stopped the run; its checkpoint is written.
+    """
+    console = console or Console()
+    config = default_output(config)
+    run = RunDirectory(str(config.output))
+    if config.tensorboard:
+        require_tensorboard()
+    if config.resume:
+        require_resumable(run, config)
+    else:
+        run.require_free(config.overwrite)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    dense_rates = read_dense_rates(config)
+    parts = build(config)
+    run.require_space(_space_needed(parts))
+    trainer = Trainer(config, parts, run, console, dense_rates)
+    if config.resume:
+        console.print(trainer.resume(), highlight=False, markup=False, soft_wrap=True)
+    else:
+        run.create(config_to_yaml(config))
+    console.print(_heading(config, parts), highlight=False, markup=False, soft_wrap=True)
+    return trainer.train()
+
+
+def require_resumable(run: RunDirectory, config: TrainConfig) -> None:
+    """Check that `run` was begun with the same settings and is not finished.
+
+    Raises:
+        RunError: There is no run, or nothing is left to do.
+        ConfigError: A setting differs.
+    """
+    if not run.exists:
+        raise RunError(f"there is no run to resume in {run.path}")
+    require_same_run(read_config(run.path / CONFIG), config)
+    if run.finished:
+        raise RunError(f"the run in {run.path} is finished; see ndsnn inspect {run.path}")
+
+
+def read_dense_rates(config: TrainConfig) -> list[float] | None:
+    """Return the firing rate of each epoch of the dense run, R_d, or None where none is named.
+
+    Raises:
+        RunError: There is no finished run of as many epochs.
+        ConfigError: It is not dense, or of another network or data set.
+    """
+    if config.dense_run is None:
+        return None
+    dense = RunDirectory(config.dense_run)
+    if not dense.exists:
+        raise RunError(f"dense_run {dense.path} is no run directory")
+    recipe = read_config(dense.path / CONFIG)
+    if recipe.method.name != "dense":
+        raise ConfigError(f"dense_run {dense.path} was trained with method {recipe.method.name}, not dense")
+    mine = replace(config.data, root=None), config.model, config.epochs, config.batch_size
+    if mine != (replace(recipe.data, root=None), recipe.model, recipe.epochs, recipe.batch_size):
+        raise ConfigError(f"dense_run {dense.path} has other data, model, epochs or batch_size than this run")
+    rates = [float(row["firing_rate"]) for row in dense.read_rows(METRICS)]
+    if len(rates) != config.epochs:
+        raise RunError(f"dense_run {dense.path} has {len(rates)} of {config.epochs} epochs; finish it first")
+    return rates
+
+
+def _space_needed(parts: Parts) -> int:
+    """Return the bytes of two checkpoints, a third being written, and the best network."""
+    alive = sum(layer.nnz for layer in parts.method.layers)
+    places = sum(layer.size for layer in parts.method.layers)
+    others = sum(p.numel() for p in parts.net.parameters()) - places
+    per_weight = 8 if isinstance(parts.optimizer, torch.optim.SGD) else 12
+    checkpoint = (alive + others) * per_weight + places // 8 + 2**20
+    return 4 * checkpoint
+
+
+def _heading(config: TrainConfig, parts: Parts) -> str:
+    method, images = parts.method, parts.data
+    train, validation = len(images.train), len(images.validation)
+    rounds = f"{len(method.rounds)} topology updates" if method.rounds else "fixed topology"
+    layers = sum(isinstance(m, MASKABLE) for m in parts.net.modules())
+    return (
+        f"{config.method.name} on {images.name}: {train} training, {validation} validation images; "
+        f"{config.model.name}, T = {config.model.time_steps}, {layers} layers, "
+        f"{sum(layer.size for layer in method.layers):,} weights, sparsity {method.current_sparsity():.4g} → "
+        f"{method.final_sparsity:.4g}, {rounds}\n"
+        f"engine: reference (plain PyTorch on masked weights), {torch.get_num_threads()} threads\n"
+        f"run: {config.output}"
+    )

@@ -1,0 +1,144 @@
+"""The directory of a run and its files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ndsnn.atomic import write_atomically
+from ndsnn.config_parser import CONFIG_FILE
+from ndsnn.errors import RunError
+
+CONFIG = CONFIG_FILE
+METRICS = "metrics.jsonl"
+TOPOLOGY = "topology.jsonl"
+SUMMARY = "summary.json"
+CHECKPOINTS = "checkpoints"
+
+
+class RunDirectory:
+    """The files of one run.
+
+    Args:
+        path: The directory; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / CHECKPOINTS
+        self.best = self.checkpoints / "best.safetensors"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / CONFIG).is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its summary."""
+        return (self.path / SUMMARY).is_file()
+
+    def require_free(self, overwrite: bool) -> None:
+        """Check that a new run may begin here, without touching anything.
+
+        Raises:
+            RunError: There is a run and `overwrite` is false, or something that is no run.
+        """
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            return
+        if self.exists:
+            if not overwrite:
+                raise RunError(
+                    f"there is a run in {self.path} already; go on with --resume or delete it with --overwrite"
+                )
+        elif self.path.exists():
+            raise RunError(f"{self.path} exists and is no run directory; choose another output")
+
+    def require_space(self, needed: int) -> None:
+        """Check that the disk has room for `needed` bytes.
+
+        Raises:
+            RunError: It has not.
+        """
+        place = self.path
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise RunError(
+                f"no disk space for the run in {self.path}: its checkpoints need {needed / 1e6:.1f} MB, "
+                f"{free / 1e6:.1f} MB are free"
+            )
+
+    def create(self, config_yaml: str) -> None:
+        """Make the directory, in place of an older run, and write its configuration.
+
+        Raises:
+            RunError: It cannot be written.
+        """
+        try:
+            if self.exists:
+                shutil.rmtree(self.path)
+            self.checkpoints.mkdir(parents=True)
+            write_atomically(self.path / CONFIG, config_yaml.encode())
+        except OSError as error:
+            raise RunError(f"cannot create the run directory {self.path}: {error.strerror or error}") from error
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json in one step."""
+        self._write(SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+
+    def read_summary(self) -> dict[str, Any]:
+        """Return summary.json.
+
+        Raises:
+            RunError: The run is not finished, or the file is broken.
+        """
+        if not self.finished:
+            raise RunError(f"the run in {self.path} is not finished; there is no {SUMMARY}")
+        try:
+            summary = json.loads((self.path / SUMMARY).read_bytes())
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path / SUMMARY} is truncated or altered: {error}") from error
+        return dict(summary)
+
+    def append(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Append one JSON object per line to `name`."""
+        try:
+            with open(self.path / name, "a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        except OSError as error:
+            raise RunError(f"cannot write {self.path / name}: {error.strerror or error}") from error
+
+    def read_rows(self, name: str) -> list[dict[str, Any]]:
+        """Return the whole lines of `name`; a last line that was cut off by a kill is left out.
+
+        Raises:
+            RunError: A line before the last is broken.
+        """
+        path = self.path / name
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        rows = []
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                if number < len(lines):
+                    raise RunError(f"{path} line {number} is broken: {error}") from error
+        return rows
+
+    def keep_rows(self, name: str, key: str, last: int) -> None:
+        """Rewrite `name` with the rows whose `key` is at most `last`; a resumed run writes the others again."""
+        rows = [row for row in self.read_rows(name) if row[key] <= last]
+        self._write(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            write_atomically(self.path / name, data)
+        except OSError as error:
+            raise RunError(f"cannot write {self.path / name}: {error.strerror or error}") from error

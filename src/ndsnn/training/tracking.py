@@ -1,0 +1,59 @@
+"""TensorBoard events of a run, for those who ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ndsnn.errors import MissingDependencyError
+
+
+class Tracker:
+    """Writes each epoch's figures as TensorBoard scalars.
+
+    Args:
+        directory: Run directory; events go to its folder "tensorboard".
+        enabled: Whether to write anything.
+        step: Step from which events of an interrupted run are taken back.
+
+    Raises:
+        MissingDependencyError: TensorBoard is not installed.
+    """
+
+    def __init__(self, directory: Path, enabled: bool, step: int) -> None:
+        self._writer: Any = None
+        if enabled:
+            writer = require_tensorboard()
+            self._writer = writer(log_dir=str(directory / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Write the numbers of one epoch."""
+        if self._writer is None:
+            return
+        for name, value in row.items():
+            if name not in ("epoch", "step") and value is not None:
+                self._writer.add_scalar(name, value, row["step"])
+        self._writer.flush()
+
+
+def require_tensorboard() -> Any:
+    """Return TensorBoard's event writer.
+
+    Raises:
+        MissingDependencyError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingDependencyError(
+            "tensorboard events need TensorBoard; install it with: pip install 'ndsnn[track]'"
+        ) from error
+    return SummaryWriter

@@ -1,0 +1,145 @@
+"""Small networks and one-line training steps for the tests of sparse training."""
+
+import io
+
+import torch
+from torch import nn
+
+from ndsnn.sparse.methods import methods
+from ndsnn.sparse.sparsify import sparsify
+
+START_DENSE = {"gmp", "granet", "dense"}
+CONSTANT = {"set", "rigl", "static", "dst-ee", "dense"}
+NO_ROUNDS = {"static", "dense"}
+NO_GROWTH = {"gmp", *NO_ROUNDS}
+BY_GRADIENT = ("ndsnn", "rigl", "granet", "dst-ee")
+ALL = tuple(methods)
+DYNAMIC = tuple(name for name in ALL if name not in NO_ROUNDS)
+
+
+def conv_net(seed=0, dtype=torch.float32):
+    """Two convolutions (108 and 432 weights) and a linear layer (360), with a batch norm and a bias between."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(72, 5),
+    )
+    return net.to(dtype)
+
+
+def named_net(shapes):
+    """Layers of the given weight shapes by name, without a forward pass."""
+    layers = {}
+    for name, shape in shapes.items():
+        if len(shape) == 2:
+            layers[name] = nn.Linear(shape[1], shape[0], bias=False)
+        else:
+            layers[name] = nn.Conv2d(shape[1], shape[0], shape[2], bias=False)
+    return nn.ModuleDict(layers)
+
+
+def batch(step, size=8, dtype=torch.float32):
+    """The batch of a step."""
+    source = torch.Generator().manual_seed(1000 + step)
+    images = torch.randn(size, 2, 6, 6, generator=source, dtype=dtype)
+    return images, torch.randint(0, 5, (size,), generator=source)
+
+
+def optimizer_of(net, kind="momentum"):
+    """An optimizer that would move inactive weights if it were let."""
+    return {
+        "sgd": lambda p: torch.optim.SGD(p, 0.1),
+        "momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=5e-4),
+        "nesterov": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        "adam": lambda p: torch.optim.Adam(p, 0.01, weight_decay=1e-3, amsgrad=True),
+        "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+        "noisy": lambda p: NoisySGD(p, 0.1, momentum=0.9),
+        "frozen": lambda p: torch.optim.SGD(p, 0.0, momentum=0.9),
+    }[kind](net.parameters())
+
+
+class NoisySGD(torch.optim.SGD):
+    """SGD that adds noise to every weight and every momentum, inactive ones too."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        result = super().step(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.add_(torch.randn_like(p), alpha=0.01)
+                self.state[p]["momentum_buffer"].add_(torch.randn_like(p), alpha=0.01)
+        return result
+
+
+def start(name, *, net=None, kind="momentum", initial=0.5, final=0.9, total=24, seed=0, **settings):
+    """Return net, optimizer and method; the constant methods are sparsified at `final`."""
+    net = conv_net(seed) if net is None else net
+    final = 0.0 if name == "dense" else final
+    if name not in START_DENSE:
+        sparsify(net, final if name in CONSTANT else initial, generator=torch.Generator().manual_seed(seed))
+    optimizer = optimizer_of(net, kind)
+    if name not in NO_ROUNDS:
+        settings = {"update_every": 3} | settings
+    return net, optimizer, methods[name](net, optimizer, final, total, **settings)
+
+
+def train_step(net, optimizer, method, step):
+    """One ordinary training step on the batch of `step`."""
+    images, labels = batch(step, dtype=next(net.parameters()).dtype)
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(net(images), labels).backward()
+    optimizer.step()
+    return method.step()
+
+
+def given_step(net, optimizer, method, gradients):
+    """One step in which the gradient of each layer's weight is the given one (the loss is Σ w·c)."""
+    optimizer.zero_grad()
+    modules = dict(net.named_modules())
+    sum((modules[name].weight * c).sum() for name, c in gradients.items()).backward()
+    optimizer.step()
+    return method.step()
+
+
+def masks_of(method):
+    """Copies of the masks by layer name."""
+    return {layer.name: layer.mask.clone() for layer in method.layers}
+
+
+def snapshot(net, optimizer, method):
+    """Everything a failed call must leave as it was, as one flat list of tensors and numbers."""
+    momenta = [
+        value.clone()
+        for p in net.parameters()
+        for value in optimizer.state.get(p, {}).values()
+        if isinstance(value, torch.Tensor)
+    ]
+    counters = [c.clone() for c in getattr(method, "times_active", {}).values()]
+    return [
+        *(p.detach().clone() for p in net.parameters()),
+        *momenta,
+        *counters,
+        *masks_of(method).values(),
+        method.steps_done,
+        dict(method.initial_counts),
+    ]
+
+
+def same(one, other):
+    """Whether two snapshots agree bit for bit."""
+    return len(one) == len(other) and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(one, other, strict=True)
+    )
+
+
+def through_file(state):
+    """What torch.load(weights_only=True) returns of a saved state."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
