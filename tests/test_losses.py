@@ -35,13 +35,17 @@ def test_losses_by_hand():
     assert losses.cross_entropy_of_mean_logits(logits, y).item() == pytest.approx(math.log(2))
     steps = (math.log(4 / 3) + math.log(4)) / 2
     assert losses.mean_step_cross_entropy(logits, y).item() == pytest.approx(steps)
+    # Mean logits (log 3, 0), while the steps' sum would give log(10/9).
+    uneven = torch.tensor([[[2 * math.log(3), 0.0]], [[0.0, 0.0]]])
+    assert losses.cross_entropy_of_mean_logits(uneven, y).item() == pytest.approx(math.log(4 / 3))
     smoothed = losses.cross_entropy_of_mean_logits(torch.tensor([[[math.log(3), 0.0]]]), y, label_smoothing=0.5)
     assert smoothed.item() == pytest.approx(0.75 * math.log(4 / 3) + 0.25 * math.log(4))
 
 
 def test_predict_sums_the_steps():
-    logits = torch.tensor([[[1.0, 0.0, 0.9], [0.0, 0.0, 1.0]], [[0.0, 0.8, 0.9], [0.0, 5.0, 0.0]]])
-    assert losses.predict(logits).tolist() == [2, 1]
+    # Sums (1.0, 0.95, 1.8) and (2.0, 0.5, 1.0): neither the first nor the last step decides alone.
+    logits = torch.tensor([[[1.0, 0.0, 0.9], [2.0, 0.0, 1.0]], [[0.0, 0.95, 0.9], [0.0, 0.5, 0.0]]])
+    assert losses.predict(logits).tolist() == [2, 0]
 
 
 def test_gradient_is_that_of_the_definition(logits, labels):

@@ -59,11 +59,14 @@ def test_equals_torchvision_for_the_same_draws(padding, flip, cutout, channels, 
 
 
 def test_golden_values_by_hand():
+    # The window at (0, 1) of the padded image is a black row, then 0 and 255; mirrored 255 and 0. Normalised, -2
+    # is black and 2 is white. Cutout around (0, 0) covers that pixel alone.
     recipe = Augmentation((0.5,), (0.25,), crop_padding=1, flip=True, cutout=2)
     image = torch.tensor([[[[0, 255], [51, 102]]]], dtype=torch.uint8)
     one = torch.tensor([1])
-    # Window at (0, 0) of the padded image: a black row, then black and 0; mirrored; Cutout covers rows and columns 0, 1 - 1.
-    draws = Draws(top=torch.tensor([0]), left=one, flip=torch.tensor([True]), row=torch.tensor([0]), column=one * 0)
+    draws = Draws(
+        top=torch.tensor([0]), left=one, flip=torch.tensor([True]), row=torch.tensor([0]), column=one * 0
+    )
     expected = torch.tensor([[[[0.0, -2.0], [2.0, -2.0]]]])
     torch.testing.assert_close(recipe.apply(image, draws), expected, rtol=0, atol=1e-6)
 

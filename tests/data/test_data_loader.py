@@ -47,7 +47,9 @@ def test_every_image_once_with_its_own_label(data):
 
 
 def test_order_depends_on_seed_and_epoch_only(data):
-    orders = {(seed, epoch): tuple(epoch_order(50, seed, epoch).tolist()) for seed in (0, 1, 11) for epoch in (0, 1, 11)}
+    orders = {
+        (seed, epoch): tuple(epoch_order(50, seed, epoch).tolist()) for seed in (0, 1, 11) for epoch in (0, 1, 11)
+    }
     assert len(set(orders.values())) == 9
     torch.manual_seed(1)
     assert tuple(epoch_order(50, 0, 1).tolist()) == orders[0, 1]
@@ -55,7 +57,9 @@ def test_order_depends_on_seed_and_epoch_only(data):
 
 
 def test_augmentation_differs_from_batch_to_batch_and_epoch_to_epoch():
-    same = ImageSet(random_images(1, 3, 8, 8).expand(16, -1, -1, -1).contiguous(), torch.zeros(16, dtype=torch.int64))
+    same = ImageSet(
+        random_images(1, 3, 8, 8).expand(16, -1, -1, -1).contiguous(), torch.zeros(16, dtype=torch.int64)
+    )
     (first, _), (second, _) = run(same)
     (other, _), _ = run(same, epoch=3)
     assert not torch.equal(first, second)

@@ -91,9 +91,9 @@ def test_max_pool_keeps_an_axis_shorter_than_its_window():
 
 
 def test_zero_pad_is_central():
-    padded = ZeroPad(5)(torch.ones(1, 1, 2, 3))
+    padded = ZeroPad(5)(torch.ones(1, 1, 2, 4))
     expected = torch.zeros(5, 5)
-    expected[1:3, 1:4] = 1
+    expected[1:3, 0:4] = 1
     assert torch.equal(padded[0, 0], expected)
     x = torch.ones(1, 1, 7, 3)
     assert ZeroPad(5)(x).shape == (1, 1, 7, 5)

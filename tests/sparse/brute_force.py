@@ -115,10 +115,10 @@ def rewire(weights, mask, gradient, die, born, regrow=False):
         The new mask, the dead and the born, both in order of rank.
     """
     alive = np.flatnonzero(mask)
-    dead = alive[np.lexsort((alive, np.abs(weights[alive])))][:die]
+    dead = alive[np.argsort(np.abs(weights[alive]), kind="stable")][:die]
     after = mask.copy()
     after[dead] = False
     candidates = np.flatnonzero(~after if regrow else ~mask)
-    newborn = candidates[np.lexsort((candidates, -np.abs(gradient[candidates])))][:born]
+    newborn = candidates[np.argsort(-np.abs(gradient[candidates]), kind="stable")][:born]
     after[newborn] = True
     return after, dead, newborn

@@ -33,14 +33,17 @@ def conv_net(seed=0, dtype=torch.float32):
 
 
 def named_net(shapes):
-    """Layers of the given weight shapes by name, without a forward pass."""
+    """Layers of the given weight shapes by name, for given gradients; all start at standard normal values."""
     layers = {}
     for name, shape in shapes.items():
         if len(shape) == 2:
-            layers[name] = nn.Linear(shape[1], shape[0], bias=False)
+            layers[name] = nn.Linear(shape[1], shape[0], bias=False, device="meta")
         else:
-            layers[name] = nn.Conv2d(shape[1], shape[0], shape[2], bias=False)
-    return nn.ModuleDict(layers)
+            layers[name] = nn.Conv2d(shape[1], shape[0], shape[2], bias=False, device="meta")
+    net = nn.ModuleDict(layers).to_empty(device="cpu")
+    for weight in net.parameters():
+        nn.init.normal_(weight)
+    return net
 
 
 def batch(step, size=8, dtype=torch.float32):

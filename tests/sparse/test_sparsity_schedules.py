@@ -69,7 +69,7 @@ def test_the_shortest_run_has_a_round_at_every_step():
     st.integers(1, 5000), st.integers(1, 800), st.integers(0, 500), st.sampled_from([0.1, 0.3, 0.7, 0.75, 0.9, 1])
 )
 def test_every_round_lies_in_its_part_of_the_run(total, interval, start, stop):
-    last = int(round(stop * 100)) * total // 100
+    last = round(stop * 100) * total // 100
     if last - start < interval:
         with pytest.raises(ScheduleError, match="no topology update fits"):
             fit_schedule(total, interval=interval, start=start, stop_fraction=stop)

@@ -104,6 +104,7 @@ def _append(
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(part.files), *shape)}
     with path.open("r+b" if done else "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
         start = file.tell() + done * int(np.prod(shape))
         if os.fstat(file.fileno()).st_size < start:
             raise DataError(f"{path} is shorter than its record says; delete {path.parent} and begin again")

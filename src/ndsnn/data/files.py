@@ -123,7 +123,7 @@ def download(url: str, target: Path, checksum: Checksum, limit: int, progress: P
         target.parent.mkdir(parents=True, exist_ok=True)
         _fetch(url, part, limit, progress)
         found = checksum.of_file(part)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise DataError(
             f"download of {url} failed: {reason}; run the command again to continue it, "

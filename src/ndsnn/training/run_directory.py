@@ -83,6 +83,8 @@ class RunDirectory:
             if self.exists:
                 shutil.rmtree(self.path)
             self.checkpoints.mkdir(parents=True)
+            for name in (METRICS, TOPOLOGY):
+                (self.path / name).touch()
             write_atomically(self.path / CONFIG, config_yaml.encode())
         except OSError as error:
             raise RunError(f"cannot create the run directory {self.path}: {error.strerror or error}") from error

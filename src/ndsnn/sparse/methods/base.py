@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ndsnn.errors import CheckpointError, ConfigError, SparsityError
-from ndsnn.sparse.distributions import check_sparsity
+from ndsnn.sparse.distributions import check_sparsity, round_half_up
 from ndsnn.sparse.schedules import UpdateSchedule, cosine_ratio, cubic_count, fit_schedule
 from ndsnn.sparse.selection import smallest
 from ndsnn.sparse.sparsify import Distribution, recorded_distribution, require_sparse_layers, sparsify
@@ -147,7 +148,7 @@ class SparseTraining:
 
     def growth_count(self, q: int, alive: int, target: int) -> int:
         """Return G, the connections born in round q of a layer with `alive` weights before it (Eq. 6 and 8)."""
-        return round(self.death_ratio(q) * alive) - (alive - target)
+        return round_half_up(Fraction(self.death_ratio(q) * alive)) - (alive - target)
 
     def drop_scores(self, layer: SparseLayer) -> Tensor:
         """Return one score [nnz] for each alive weight; the smallest die. By default: |w| (Eq. 7)."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import torch
 
+from ndsnn.sparse.distributions import round_half_up
 from ndsnn.sparse.methods.base import SparseTraining
 from ndsnn.sparse.schedules import cubic_count
 from ndsnn.sparse.selection import largest
@@ -34,4 +37,4 @@ class GraNet(SparseTraining):
 
     def growth_count(self, q: int, alive: int, target: int) -> int:
         """Return d(q) of the weights that are left after pruning."""
-        return round(self.death_ratio(q) * target)
+        return round_half_up(Fraction(self.death_ratio(q) * target))

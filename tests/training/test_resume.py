@@ -1,0 +1,135 @@
+"""A stopped run that is resumed ends bit-equal to one that was never stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_runs import elsewhere, quiet, require_same_run
+
+from ndsnn.config import MethodConfig
+from ndsnn.config_parser import config_to_yaml
+from ndsnn.errors import CheckpointError, ConfigError, RunError
+from ndsnn.training.run import train
+
+METHODS = {
+    "ndsnn": MethodConfig("ndsnn", 0.5, 0.8, update_every=4),
+    "set": MethodConfig("set", None, 0.8, update_every=4),
+    "rigl": MethodConfig("rigl", None, 0.8, update_every=4),
+    "static": MethodConfig("static", None, 0.8),
+    "gmp": MethodConfig("gmp", None, 0.8, update_every=4),
+    "granet": MethodConfig("granet", None, 0.8, update_every=4),
+    "dst-ee": MethodConfig("dst-ee", None, 0.8, update_every=4, settings={"exploration": 0.1}),
+    "dense": MethodConfig("dense"),
+}
+
+
+# Update steps are 4, 8, 12, 16; an epoch has 11 steps: before, at and after an update, and at an epoch's end.
+@pytest.mark.parametrize("name", METHODS)
+def test_resume_is_bit_equal(tiny, run_until, name):
+    config = replace(tiny, method=METHODS[name])
+    run_until(config)
+    for step in (3, 4, 5, 11, 15):
+        stopped = elsewhere(config, f"stopped-{step}")
+        message = run_until(stopped, step)
+        assert f"at step {step}" in message
+        assert "--resume" in message
+        run_until(replace(stopped, resume=True))
+        require_same_run(Path(config.output), Path(stopped.output))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_resume_is_bit_equal_with_adam(tiny, run_until, optimizer):
+    config = replace(tiny, optimizer=optimizer, lr=1e-3)
+    run_until(config)
+    stopped = elsewhere(config, "stopped")
+    run_until(stopped, 7)
+    run_until(replace(stopped, resume=True))
+    require_same_run(Path(config.output), Path(stopped.output))
+
+
+def test_many_stops(tiny, run_until):
+    run_until(tiny)
+    stopped = elsewhere(tiny, "stopped", checkpoint_every=2)
+    run_until(stopped, 1)
+    for step in (2, 6, 10, 11, 12, 21, 22):
+        run_until(replace(stopped, resume=True), step)
+    run_until(replace(stopped, resume=True))
+    require_same_run(Path(tiny.output), Path(stopped.output))
+
+
+def test_rows_after_the_checkpoint_are_taken_back(tiny, run_until):
+    run_until(tiny)
+    stopped = elsewhere(tiny, "stopped")
+    run_until(stopped, 13)
+    path = Path(stopped.output)
+    with open(path / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 2, "step": 22, "train_loss": 0}\n{"epoch": 3, "st')
+    with open(path / "topology.jsonl", "a") as file:
+        file.write('{"step": 16, "layer": "x"}\n')
+    run_until(replace(stopped, resume=True))
+    require_same_run(Path(tiny.output), path)
+
+
+def test_resume_before_the_first_checkpoint_starts_again(tiny, run_until):
+    run_until(tiny)
+    stopped = elsewhere(tiny, "stopped")
+    run_until(stopped, 5)
+    for file in (Path(stopped.output) / "checkpoints").iterdir():
+        file.unlink()
+    run_until(replace(stopped, resume=True))
+    require_same_run(Path(tiny.output), Path(stopped.output))
+
+
+def test_other_settings_cannot_be_resumed(tiny, run_until):
+    run_until(tiny, 5)
+    with pytest.raises(ConfigError, match="lr"):
+        train(replace(tiny, resume=True, lr=0.01), quiet())
+    with pytest.raises(ConfigError, match=r"method\.final_sparsity"):
+        train(replace(tiny, resume=True, method=replace(tiny.method, final_sparsity=0.9)), quiet())
+
+
+def test_changed_data_cannot_be_resumed(tiny, run_until, monkeypatch):
+    run_until(tiny, 5)
+    from ndsnn.data import images
+
+    monkeypatch.setattr(images, "fingerprint", lambda *_: "0" * 64)
+    monkeypatch.setattr("ndsnn.data.registry.fingerprint", lambda *_: "0" * 64)
+    with pytest.raises(CheckpointError, match="other images"):
+        train(replace(tiny, resume=True), quiet())
+
+
+def test_a_finished_run_cannot_be_resumed(tiny, run_until):
+    run_until(tiny)
+    with pytest.raises(RunError, match="is finished"):
+        train(replace(tiny, resume=True), quiet())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_signals_to_a_real_process(tiny, run_until, tmp_path, number):
+    """SIGTERM and SIGINT save and end with 128 + n; SIGKILL ends at once; all resume to the same end."""
+    config = replace(tiny, epochs=6)
+    run_until(config)
+    stopped = elsewhere(config, "stopped", checkpoint_every=3)
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(config_to_yaml(stopped))
+    command = [sys.executable, "-m", "ndsnn", "train", "--config", str(settings)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    metrics = Path(stopped.output) / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    _, error = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number
+        assert "Traceback" not in error
+        assert f"stopped by {number.name}" in error
+    subprocess.run([*command, "--resume"], check=True, capture_output=True, timeout=120)
+    require_same_run(Path(config.output), Path(stopped.output))

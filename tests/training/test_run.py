@@ -1,0 +1,181 @@
+"""A whole run: its files, its figures, its rules."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from tiny_runs import elsewhere, quiet
+
+import ndsnn
+from ndsnn.config import MethodConfig, from_plain
+from ndsnn.config_parser import read_config
+from ndsnn.data import registry
+from ndsnn.errors import NonFiniteError
+from ndsnn.training import loop
+from ndsnn.training.build import build
+from ndsnn.training.inspect import evaluate_run, inspect_path
+from ndsnn.training.run import train
+
+METRICS = {
+    "epoch", "step", "train_loss", "train_accuracy", "val_accuracy", "sparsity", "firing_rate",
+    "synaptic_operations", "relative_cost", "seconds", "peak_memory_mb",
+}  # fmt: skip
+
+
+def read_rows(path, name):
+    return [json.loads(line) for line in (Path(path) / name).read_text().splitlines()]
+
+
+def test_files_of_a_run(tiny):
+    summary = train(tiny, quiet())
+    path = Path(tiny.output)
+    assert json.loads((path / "summary.json").read_text()) == summary
+    assert from_plain(summary["config"]) == tiny
+    assert read_config(path / "config.yaml") == tiny
+    rows = read_rows(path, "metrics.jsonl")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["step"] for row in rows] == [11, 22]
+    assert set(rows[0]) >= METRICS
+    updates = read_rows(path, "topology.jsonl")
+    assert [u["step"] for u in updates] == [s for s in (4, 8, 12, 16) for _ in range(3)]
+    assert set(updates[0]) >= {"layer", "dropped", "grown", "nnz"}
+    for name in ("last.safetensors", "last.json", "previous.safetensors", "previous.json", "best.safetensors"):
+        assert (path / "checkpoints" / name).is_file()
+    assert summary["final_sparsity"] == pytest.approx(0.8, abs=1e-3)
+    assert sum(row["alive"] for row in summary["layers"]) == updates[-1]["nnz"] + sum(
+        u["nnz"] for u in updates[-3:-1]
+    )
+    assert summary["machine"]["threads"] == 1
+    assert summary["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert summary["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
+    assert sum(row["share_of_operations"] for row in summary["layers"]) == pytest.approx(1)
+
+
+def test_evaluate_and_inspect_agree_with_the_summary(tiny):
+    summary = train(tiny, quiet())
+    path = Path(tiny.output)
+    last, best = (evaluate_run(path, which, "test") for which in ("last", "best"))
+    assert last["accuracy"] == summary["test_accuracy"]
+    assert best["accuracy"] == summary["best_test_accuracy"]
+    assert best["epoch"] == summary["best_epoch"]
+    assert evaluate_run(path, "last", "validation")["accuracy"] == summary["val_accuracy"]
+    assert last["synaptic_operations_per_image"] == summary["costs"]["synaptic_operations_per_image"]
+    assert inspect_path(path)["layers"] == summary["layers"]
+    of_file = inspect_path(path / "checkpoints" / "best.safetensors")["layers"]
+    assert [row["weights"] for row in of_file] == [row["weights"] for row in summary["layers"]]
+    net = ndsnn.load(path / "checkpoints" / "best.safetensors")
+    assert ndsnn.sparsity(net) == pytest.approx(summary["final_sparsity"])
+
+
+def test_the_run_learns(tiny):
+    config = replace(tiny, epochs=12, lr=0.2, model=replace(tiny.model, layers=(16, "M", 32, "M")))
+    summary = train(config, quiet())
+    assert summary["test_accuracy"] > 0.7, "ten classes: chance is 0.1"
+
+
+def test_the_test_set_is_touched_once_and_last(tiny, monkeypatch):
+    calls = []
+    original = registry._load_test
+
+    def counted(*arguments):
+        calls.append((Path(tiny.output) / "metrics.jsonl").read_text().count("\n"))
+        return original(*arguments)
+
+    monkeypatch.setattr(registry, "_load_test", counted)
+    train(tiny, quiet())
+    assert calls == [tiny.epochs]
+
+
+def test_the_best_epoch_is_chosen_only_at_the_final_sparsity(tiny, monkeypatch):
+    """Validation accuracy falls from epoch to epoch, yet the first, not yet sparse enough, is not the best."""
+    accuracies = iter([0.9, 0.8, 0.7, 0.6])
+    original = loop.evaluate
+
+    def falling(*arguments, **keywords):
+        return original(*arguments, **keywords)._replace(accuracy=next(accuracies))
+
+    monkeypatch.setattr(loop, "evaluate", falling)
+    summary = train(replace(tiny, epochs=4), quiet())
+    # Rounds at 4, 8, …, 32 of 44 steps: θf is reached in the third epoch.
+    assert summary["best_epoch"] == 3
+    assert summary["best_val_accuracy"] == 0.7
+
+
+def test_same_seed_same_run_other_seed_other_run(tiny):
+    first = train(tiny, quiet())
+    again = train(elsewhere(tiny, "again"), quiet())
+    other = train(elsewhere(tiny, "other", seed=1), quiet())
+    losses = [read_rows(s["config"]["output"], "metrics.jsonl")[-1]["train_loss"] for s in (first, again, other)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_relative_cost_against_a_dense_run(tiny):
+    dense = elsewhere(tiny, "dense", method=MethodConfig("dense"))
+    assert train(dense, quiet())["costs"]["relative_training_cost"] == 1
+    summary = train(replace(tiny, dense_run=dense.output), quiet())
+    pairs = zip(read_rows(tiny.output, "metrics.jsonl"), read_rows(dense.output, "metrics.jsonl"), strict=True)
+    costs = [s["firing_rate"] * (1 - s["mean_sparsity"]) / d["firing_rate"] for s, d in pairs]
+    assert summary["costs"]["relative_training_cost"] == pytest.approx(sum(costs) / 2)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_non_finite_value_stops_before_weights_and_masks_change(tiny, monkeypatch, where):
+    trainers = []
+    original = loop.Trainer._step
+
+    def stepping(trainer, x, y):
+        trainers.append(trainer)
+        if trainer.progress.step == 15:  # the next step is an update step
+            trainer.before = {k: v.clone() for k, v in trainer.net.named_parameters()}
+            trainer.masks_before = [m.clone() for m in trainer.method.masks()]
+            if where == "loss":
+                criterion = trainer.criterion
+                trainer.criterion = lambda logits, y: criterion(logits, y) * float("nan")
+            else:
+                weight = trainer.method.layers[1].weight
+                weight.register_hook(lambda gradient: gradient.clone().fill_(float("inf")))
+        return original(trainer, x, y)
+
+    monkeypatch.setattr(loop.Trainer, "_step", stepping)
+    with pytest.raises(NonFiniteError, match=r"step 16 .*last good checkpoint: .*last\.safetensors"):
+        train(tiny, quiet())
+    trainer = trainers[-1]
+    for key, value in trainer.net.named_parameters():
+        assert torch.equal(value, trainer.before[key])
+    for mask, before in zip(trainer.method.masks(), trainer.masks_before, strict=True):
+        assert torch.equal(mask, before)
+
+
+def test_resolved_defaults(tiny):
+    for name, initial, final in [
+        ("ndsnn", 0.7, 0.95),
+        ("rigl", 0.95, 0.95),
+        ("gmp", 0.0, 0.95),
+        ("dense", 0.0, 0.0),
+    ]:
+        config = replace(tiny, epochs=20, method=MethodConfig(name))
+        parts = build(config)
+        assert parts.method.current_sparsity() == pytest.approx(initial, abs=2e-3)
+        assert parts.method.final_sparsity == final
+
+
+def test_tensorboard_events_when_asked_for(tiny):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(replace(tiny, tensorboard=True), quiet())
+    events = EventAccumulator(str(Path(tiny.output) / "tensorboard"))
+    events.Reload()
+    written = [e.value for e in events.Scalars("val_accuracy")]
+    assert written == pytest.approx([row["val_accuracy"] for row in read_rows(tiny.output, "metrics.jsonl")])
+
+
+def test_best_network_file_has_no_pickle_and_only_alive_values(tiny):
+    train(tiny, quiet())
+    with safe_open(str(Path(tiny.output) / "checkpoints" / "best.safetensors"), "pt") as file:
+        header = json.loads(file.metadata()["ndsnn"])
+        for key, entry in header["layers"].items():
+            assert file.get_tensor(f"{key}.values").numel() == entry["alive"]
