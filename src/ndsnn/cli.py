@@ -98,7 +98,7 @@ def _train(arguments: Sequence[str]) -> int:
     if as_json:
         print(json.dumps(summary))
     else:
-        print_summary(summary, Console())
+        print_summary(summary, _console())
     return 0
 
 
@@ -126,7 +126,7 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found))
     else:
-        print_layers(found, Console())
+        print_layers(found, _console())
     return 0
 
 
@@ -138,7 +138,7 @@ def _data_list(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(rows))
     else:
-        print_data_sets(rows, Console())
+        print_data_sets(rows, _console())
     return 0
 
 
@@ -150,6 +150,12 @@ def _data_prepare(options: argparse.Namespace) -> int:
         row = data.prepare(options.name, options.root, progress)
     print(f"{options.name} is {row.state}: {', '.join(row.where)}")
     return 0
+
+
+def _console() -> Console:
+    """Standard output; where it is no terminal, wide enough that no table is cut."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 120))
 
 
 def _fail(error: NdsnnError, code: int) -> int:

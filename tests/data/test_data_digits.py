@@ -137,3 +137,26 @@ def test_default_root(monkeypatch, tmp_path):
     assert nd.data_root() == tmp_path / ".cache" / "ndsnn" / "data"
     assert nd.data_root("~/x") == tmp_path / "x"
     assert nd.data_root(tmp_path) == tmp_path
+
+
+def test_sources_of_users_are_checked_too(monkeypatch):
+    class Own(type(nd.SOURCES["digits"])):
+        wrong = ""
+
+        def class_names(self, root):
+            return tuple("0123456789")[: 9 if self.wrong == "train" else 10]
+
+        def load_test(self, root, size, channels):
+            test = super().load_test(root, size, channels)
+            return nd.ImageSet(test.images, test.labels + 1) if self.wrong == "test" else test
+
+    own = Own()
+    monkeypatch.setitem(nd.SOURCES._entries, "own", own)
+    assert len(nd.load("own").test()) == 359
+    own.wrong = "test"
+    data = nd.load("own")
+    with pytest.raises(DataError, match="mislabelled: it has label 10"):
+        data.test()
+    own.wrong = "train"
+    with pytest.raises(DataError, match="mislabelled: it has label 9"):
+        nd.load("own")

@@ -5,6 +5,7 @@ import http.server
 import io
 import tarfile
 import threading
+import tracemalloc
 
 import pytest
 
@@ -102,8 +103,13 @@ def test_gzip_is_bounded(tmp_path):
         for _ in range(64):
             file.write(bytes(1 << 20))
     assert bomb.stat().st_size < 100_000
-    with pytest.raises(DataError, match=r"bomb.gz.*more than the expected 1000 bytes"):
-        files.gunzip_bounded(bomb, 1000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"bomb.gz.*more than the expected 1000 bytes"):
+            files.gunzip_bounded(bomb, 1000)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_bad_gzip(tmp_path):

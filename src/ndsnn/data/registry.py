@@ -59,6 +59,7 @@ def load(
         raise source.missing_error(place)
     class_names = source.class_names(place)
     whole = source.load_train(place, size, channels)
+    check_labels(whole.labels, len(class_names), source.found(place))
     train_rows, validation_rows = split_rows(len(whole), validation_fraction, split_seed)
     train = _resized(whole.take(train_rows[:max_train]), size)
     validation = _resized(whole.take(validation_rows), size)

@@ -165,10 +165,9 @@ def method_settings(config: TrainConfig, method: type[SparseTraining]) -> dict[s
     accepted = accepted_settings(method)
     for name in given:
         if name not in accepted:
-            known = f"; it takes {', '.join(sorted(accepted))}" if accepted else "; it takes none"
-            raise ConfigError(
-                unknown_name(f"setting of method {config.method.name}", name, accepted or [name]) + known
-            )
+            if not accepted:
+                raise ConfigError(f"method {config.method.name} takes no settings; leave out {name!r}")
+            raise ConfigError(unknown_name(f"setting of method {config.method.name}", name, accepted))
     if "seed" in accepted:
         given.setdefault("seed", config.seed)
     return given

@@ -93,14 +93,16 @@ class TransferDisplay:
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> TransferDisplay:
-        self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+        if self._tasks:
+            self._progress.stop()
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
         """Show that `done` of `total` bytes or images of `what` are through."""
+        if not self._tasks:
+            self._progress.start()
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total)
         self._progress.update(self._tasks[what], completed=done, total=total)

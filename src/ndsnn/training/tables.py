@@ -11,8 +11,8 @@ from rich.table import Table
 
 def print_layers(found: dict[str, Any], console: Console) -> None:
     """Print what `inspect_path` found: a row per layer, then the run's figures if it is finished."""
-    table = Table(box=box.SIMPLE, title=found["path"], title_justify="left")
-    for heading in ("layer", "shape", "weights", "alive", "sparsity", "firing rate", "operations/image", "share"):
+    table = Table(box=box.SIMPLE, title=found["path"], title_justify="left", padding=(0, 1, 0, 0))
+    for heading in ("layer", "shape", "weights", "alive", "sparsity", "firing", "ops/image", "share"):
         table.add_column(heading, justify="left" if heading in ("layer", "shape") else "right", no_wrap=True)
     for row in found["layers"]:
         table.add_row(*_layer_cells(row))
@@ -23,6 +23,12 @@ def print_layers(found: dict[str, Any], console: Console) -> None:
     table.add_section()
     table.add_row("all", "", f"{weights:,}", f"{alive:,}", f"{1 - alive / weights:.3%}", "", total, "")
     console.print(table)
+    if operations:
+        console.print(
+            "firing: spikes per neuron and step behind the layer; ops: alive connections reached by non-zero inputs, "
+            "additions or (*) multiply-adds\n",
+            highlight=False,
+        )
     if "summary" in found:
         print_summary(found["summary"], console)
 
@@ -74,7 +80,7 @@ def print_data_sets(rows: list[dict[str, Any]], console: Console) -> None:
 
 def _layer_cells(row: dict[str, Any]) -> list[str]:
     rate, operations = row.get("firing_rate"), row.get("operations")
-    kind = " (multiply-adds)" if row.get("operation") == "multiply-add" else ""
+    kind = "*" if row.get("operation") == "multiply-add" else " "
     return [
         row["name"],
         "×".join(map(str, row["shape"])),

@@ -1,0 +1,153 @@
+"""The command line as a user meets it: exit codes, one clear line, nothing written where nothing was done."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ndsnn.cli import main
+
+TINY = [
+    "--data.image_size", "8", "--model.layers", "[4,M,8,M]", "--model.time_steps", "2", "--epochs", "2",
+    "--batch_size", "128", "--threads", "1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fails(capsys, *arguments: str) -> str:
+    """Run a command that must end with exit code 2 and one line on stderr; return the line."""
+    assert main(list(arguments)) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("ndsnn: error: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method.final_sparsty", "0.9"], "did you mean 'method.final_sparsity'"),
+        (["--method.initial_sparsity", "0.97"], "initial_sparsity 0.97 is above method.final_sparsity 0.95"),
+        (["--method.name", "set", "--method.initial_sparsity", "0.5"], "keeps its sparsity"),
+        (["--method.final_sparsity", "1.0"], "in [0, 1)"),
+        (["--method.final_sparsity", "-0.1", "--method.initial_sparsity", "-0.2"], "in [0, 1)"),
+        (["--method.name", "dense", "--method.final_sparsity", "0.5"], "dense keeps every weight"),
+        (["--method.update_every", "9999"], "no topology update fits"),
+        (["--method.start", "9999"], "no topology update fits"),
+        (["--method.final_sparsity", "0.9999"], "leaves no weight in layer"),
+        (["--method.dense_layers", "[nothing*]"], "'nothing*' matches no layer"),
+        (["--method.dense_layers", "['*']"], "dense layers hold"),
+        (["--method.distribution", "erkk"], "did you mean 'erk'"),
+        (["--method.name", "ndsn"], "did you mean 'ndsnn'"),
+        (["--method.name", "nowhere:Thing"], "cannot be imported"),
+        (["--method.name", "json:dumps"], "no subclass"),
+        (["--method.name", "static", "--method.update_every", "5"], "takes no settings"),
+        (["--method.name", "gmp", "--method.death_ratio", "0.3"], "unknown setting of method gmp 'death_ratio'"),
+        (["--method.settings.explore", "1"], "unknown setting of method ndsnn 'explore'"),
+        (["--method.death_ratio", "1.5"], "death ratios"),
+        (["--data.name", "digts"], "did you mean 'digits'"),
+        (["--data.name", "folder"], "needs its folder named"),
+        (["--data.name", "cifar10", "--data.root", "nowhere"], "ndsnn data prepare cifar10"),
+        (["--data.validation_fraction", "0"], "validation_fraction"),
+        (["--model.time_steps", "0"], "time_steps is 0"),
+        (["--model.name", "vgg17"], "did you mean 'vgg16'"),
+        (["--model.name", "vgg16", "--model.layers", "[8]"], "setting of model vgg"),
+        (["--model.norm", "xx"], "norm"),
+        (["--model.neuron.tau", "0.5"], "tau"),
+        (["--model.neuron.surrogate", "atn"], "did you mean 'atan'"),
+        (["--resume"], "no run to resume"),
+        (["--dense_run", "nowhere"], "nowhere is no run directory"),
+    ],
+)
+def test_bad_input_to_train(here, capsys, arguments, words):
+    line = fails(capsys, "train", *TINY, *arguments)
+    assert words in line
+    assert list(here.iterdir()) == [], "nothing may be written"
+
+
+def test_no_disk_space(here, capsys, monkeypatch):
+    usage = shutil.disk_usage(here)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert "no disk space" in fails(capsys, "train", *TINY)
+    assert list(here.iterdir()) == []
+
+
+def test_an_existing_run_is_not_touched(here, capsys):
+    assert main(["train", *TINY, "--output", "run"]) == 0
+    capsys.readouterr()
+    before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
+    assert "--resume or delete it with --overwrite" in fails(capsys, "train", *TINY, "--output", "run")
+    assert "is finished" in fails(capsys, "train", *TINY, "--output", "run", "--resume")
+    assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()} == before
+    assert main(["train", *TINY, "--output", "run", "--overwrite", "--seed", "1"]) == 0
+
+
+def test_a_directory_that_is_no_run_is_never_deleted(here, capsys):
+    (here / "precious").mkdir()
+    (here / "precious" / "thesis.txt").write_text("x")
+    assert "is no run directory" in fails(capsys, "train", *TINY, "--output", "precious", "--overwrite")
+    assert (here / "precious" / "thesis.txt").read_text() == "x"
+
+
+def test_train_evaluate_inspect(here, capsys):
+    assert main(["train", *TINY, "--output", "run"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("epoch 1/2", "epoch 2/2", "left 0:00", "test accuracy", "engine: reference"):
+        assert words in printed
+    assert main(["evaluate", "run", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert result["accuracy"] == summary["best_test_accuracy"]
+    assert main(["evaluate", "run", "--which", "last", "--split", "validation"]) == 0
+    assert f"{summary['val_accuracy']:.2%}" in capsys.readouterr().out
+    for target in ("run", "run/checkpoints/best.safetensors"):
+        assert main(["inspect", target, "--json"]) == 0
+        table = json.loads(capsys.readouterr().out)["layers"]
+        assert [row["alive"] for row in table] == [row["alive"] for row in summary["layers"]]
+        assert main(["inspect", target]) == 0
+        assert "classifier" in capsys.readouterr().out
+
+
+def test_train_json_prints_the_summary_alone_on_stdout(here, capsys):
+    assert main(["train", *TINY, "--output", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(Path("run/summary.json").read_text())
+
+
+def test_bad_input_to_the_others(here, capsys):
+    assert "no run directory and no file" in fails(capsys, "inspect", "nowhere")
+    assert "no run directory" in fails(capsys, "evaluate", "nowhere")
+    assert "invalid choice" in fails(capsys, "trian")
+    assert "required" in fails(capsys)
+    assert "unknown data set" in fails(capsys, "data", "prepare", "mnist-3d")
+    (here / "broken.safetensors").write_bytes(b"\xff" * 100)
+    assert "broken.safetensors is truncated or no safetensors file" in fails(
+        capsys, "inspect", "broken.safetensors"
+    )
+
+
+def test_data_list(here, capsys):
+    assert main(["data", "list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["digits"]["state"] == "ready"
+    assert set(rows) >= {"digits", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "folder"}
+    assert main(["data", "list"]) == 0
+    assert "looked for in" in capsys.readouterr().out
+    assert main(["data", "prepare", "digits"]) == 0
+
+
+def test_a_method_of_ones_own(here, capsys, monkeypatch):
+    (here / "mine.py").write_text(
+        "import ndsnn\n\n\nclass Mine(ndsnn.RigL):\n"
+        "    def drop_scores(self, layer):\n        return layer.active_values()\n"
+    )
+    monkeypatch.syspath_prepend(str(here))
+    assert main(["train", *TINY, "--method.name", "mine:Mine", "--output", "run"]) == 0
+    assert json.loads(Path("run/summary.json").read_text())["method"] == "mine:Mine"
