@@ -139,8 +139,8 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
-    epochs: int = 30
-    batch_size: int = 64
+    epochs: int = 20
+    batch_size: int = 32
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.1
     lr_schedule: Literal["cosine", "constant"] = "cosine"

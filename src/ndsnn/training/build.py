@@ -16,7 +16,7 @@ from ndsnn.sparse.distributions import check_sparsity
 from ndsnn.sparse.methods import ConstantSparsity, Dense, SparseTraining, accepted_settings, methods
 from ndsnn.sparse.sparsify import sparsify
 
-DEMO_LAYERS: tuple[int | str, ...] = (32, 32, "M", 64, 64, "M", 128, "M")
+DEMO_LAYERS: tuple[int | str, ...] = (32, "M", 64, "M", 128, "M")
 """Layers of model "vgg" unless told otherwise: small enough for a CPU and 16×16 images."""
 
 COMMON_SETTINGS = ("update_every", "start", "stop_fraction", "death_ratio", "min_death_ratio", "regrow_dropped")

@@ -25,8 +25,8 @@ def print_layers(found: dict[str, Any], console: Console) -> None:
     console.print(table)
     if operations:
         console.print(
-            "firing: spikes per neuron and step behind the layer; ops: alive connections reached by non-zero inputs, "
-            "additions or (*) multiply-adds\n",
+            "firing: spikes per neuron and step behind the layer; ops: alive connections reached by non-zero "
+            "inputs, additions or (*) multiply-adds\n",
             highlight=False,
         )
     if "summary" in found:
