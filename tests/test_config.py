@@ -1,6 +1,7 @@
 """Settings: parsing, checking, writing down."""
 
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,6 @@ from ndsnn.config import (
     MACHINE_KEYS,
     MethodConfig,
     ModelConfig,
-    NeuronConfig,
     TrainConfig,
     flatten,
     from_plain,
@@ -16,7 +16,13 @@ from ndsnn.config import (
     to_plain,
 )
 from ndsnn.config_parser import config_to_yaml, parse_train, read_config
+from ndsnn.data import SOURCES
 from ndsnn.errors import ConfigError, RunError
+from ndsnn.models import MODELS
+from ndsnn.neurons import LIFParameters
+from ndsnn.training.build import resolve_method, resolve_sparsities
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 def test_defaults_are_the_demo():
@@ -27,7 +33,7 @@ def test_defaults_are_the_demo():
 
 def test_yaml_round_trip(tmp_path):
     config = TrainConfig(
-        model=ModelConfig("vgg", 3, 0.5, (8, "M", 16), "tdbn", NeuronConfig(2.0, v_reset=None)),
+        model=ModelConfig("vgg", 3, 0.5, (8, "M", 16), "tdbn", LIFParameters(2.0, v_reset=None)),
         method=MethodConfig("dst-ee", dense_layers=("features.0", "class*"), settings={"exploration": 0.5}),
         output="there",
     )
@@ -105,7 +111,7 @@ def test_an_altered_config_of_a_run_is_named(tmp_path):
 
 
 def test_resume_takes_what_is_not_given_from_the_run(tmp_path):
-    neuron = NeuronConfig(v_reset=None)
+    neuron = LIFParameters(v_reset=None)
     config = TrainConfig(model=ModelConfig(neuron=neuron), epochs=5, lr=0.03, output=str(tmp_path))
     (tmp_path / "config.yaml").write_text(config_to_yaml(config))
     assert parse_train(["--output", str(tmp_path), "--resume"]) == replace(config, resume=True)
@@ -113,6 +119,14 @@ def test_resume_takes_what_is_not_given_from_the_run(tmp_path):
     with pytest.raises(ConfigError, match=r"lr = 0\.03, not 0\.5"):
         require_same_run(config, changed)
     require_same_run(config, parse_train(["--output", str(tmp_path), "--resume", "--threads", "1"]))
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_the_experiments_are_valid(path):
+    config = parse_train(["--config", str(path)])
+    resolve_sparsities(config.method, resolve_method(config.method.name))
+    assert config.data.name in SOURCES
+    assert config.model.name in MODELS
 
 
 def test_every_field_is_documented():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from ndsnn.errors import ConfigError
+from ndsnn.neurons import LIFParameters
 
 Setting = int | float | bool | str
 
@@ -32,29 +33,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class NeuronConfig:
-    """The LIF neuron (see `ndsnn.LIF`).
-
-    Args:
-        tau: Membrane time constant in steps.
-        v_threshold: Firing threshold ϑ.
-        v_reset: Potential after a spike; null for the soft reset v − ϑ.
-        decay_input: Whether the input is divided by tau too.
-        detach_reset: Whether no gradient flows through the reset.
-        surrogate: "atan", "sigmoid", "triangle" or "rectangle".
-        alpha: Sharpness of the surrogate; null takes its usual value.
-    """
-
-    tau: float = 4 / 3
-    v_threshold: float = 1.0
-    v_reset: float | None = 0.0
-    decay_input: bool = True
-    detach_reset: bool = True
-    surrogate: str = "atan"
-    alpha: float | None = None
-
-
-@dataclass(frozen=True)
 class ModelConfig:
     """Which network.
 
@@ -72,7 +50,7 @@ class ModelConfig:
     width: float = 1.0
     layers: tuple[int | str, ...] | None = None
     norm: str | None = None
-    neuron: NeuronConfig = field(default_factory=NeuronConfig)
+    neuron: LIFParameters = field(default_factory=LIFParameters)
 
 
 @dataclass(frozen=True)
@@ -246,7 +224,7 @@ def from_plain(values: dict[str, Any]) -> TrainConfig:
     parts = dict(values)
     parts["data"] = DataConfig(**parts["data"])
     model = dict(parts["model"])
-    model["neuron"] = NeuronConfig(**model["neuron"])
+    model["neuron"] = LIFParameters(**model["neuron"])
     model["layers"] = None if model["layers"] is None else tuple(model["layers"])
     parts["model"] = ModelConfig(**model)
     method = dict(parts["method"])

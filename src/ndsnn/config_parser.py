@@ -63,7 +63,7 @@ def config_to_yaml(config: TrainConfig) -> str:
     """Return the resolved configuration as YAML; a file to resume from says neither resume nor overwrite."""
     parser = train_parser()
     parser.set_defaults(to_plain(replace(config, resume=False, overwrite=False)))
-    return str(parser.dump(parser.get_defaults(), skip_none=False))
+    return str(parser.dump(parser.get_defaults(), skip_unset=False))
 
 
 def _parse(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> TrainConfig:

@@ -2,71 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from ndsnn import data
 from ndsnn.config import TrainConfig
 from ndsnn.errors import CheckpointError, NonFiniteError
 from ndsnn.losses import LOSSES, predict
 from ndsnn.sparse.methods import Dense, TopologyUpdate
-from ndsnn.sparse.storage import save
+from ndsnn.sparse.storage import load, save
 from ndsnn.training import checkpoint as checkpoints
 from ndsnn.training.activity import ActivityMeter
 from ndsnn.training.build import Parts
 from ndsnn.training.costs import peak_memory_mb, relative_training_cost
 from ndsnn.training.display import Display
 from ndsnn.training.evaluate import Evaluation, evaluate
+from ndsnn.training.progress import Progress
 from ndsnn.training.run_directory import METRICS, TOPOLOGY, RunDirectory
 from ndsnn.training.signals import RunInterrupted, StopRequest, stop_signals
 from ndsnn.training.summary import summarise
 from ndsnn.training.tracking import Tracker
-
-
-@dataclass
-class Progress:
-    """Where a run is. All of it goes into a checkpoint.
-
-    Args:
-        epoch: Epochs that are done, validation included.
-        batch: Batches done in the present epoch.
-        step: Optimizer steps done.
-        loss_sum: Σ loss · images in this epoch.
-        correct: Images classified correctly in this epoch, in training mode.
-        seen: Images seen in this epoch.
-        alive_steps: Σ over the steps of this epoch of the alive weights.
-        epoch_seconds: Wall time of this epoch so far.
-        seconds: Wall time of all training so far.
-        best_epoch: Epoch of the best validation accuracy at θf, 0 while there is none.
-        best_val_accuracy: That accuracy.
-        last_val_accuracy: Validation accuracy after the last epoch.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    seen: int = 0
-    alive_steps: int = 0
-    epoch_seconds: float = 0.0
-    seconds: float = 0.0
-    best_epoch: int = 0
-    best_val_accuracy: float = -1.0
-    last_val_accuracy: float = 0.0
-
-    def begin_epoch(self) -> None:
-        """Set what is counted per epoch back to 0."""
-        self.batch = self.correct = self.seen = self.alive_steps = 0
-        self.loss_sum = self.epoch_seconds = 0.0
 
 
 class Trainer:
@@ -250,25 +214,28 @@ class Trainer:
 
     def _test(self) -> dict[str, Any]:
         """Touch the test set, for the only time: the last network and the one best by validation."""
-        summary = summarise(self, self.images.test())
-        if summary is None:
-            self._save_and_stop()
+        images, progress = self.images.test(), self.progress
+        meter = ActivityMeter(self.net)
+        last = best = self._evaluate(images, meter=meter)
+        if progress.best_epoch != progress.epoch:
+            best = self._evaluate(images, load(self.run.best, copy.deepcopy(self.net)))
+        sizes = {"train": len(self.images.train), "validation": len(self.images.validation), "test": len(images)}
+        summary = summarise(
+            self.config, progress, self.method, self.net, meter, (last, best), self.run.read_rows(METRICS), sizes
+        )
         self.run.write_summary(summary)
         return summary
 
-    def _evaluate(self, images: data.ImageSet) -> Evaluation:
-        result = evaluate(self.net, self.evaluation_batches(images), self.criterion, interrupted=self._stop)
+    def _evaluate(
+        self, images: data.ImageSet, net: nn.Module | None = None, meter: ActivityMeter | None = None
+    ) -> Evaluation:
+        batches = data.evaluation_batches(
+            images, self.config.batch_size, mean=self.images.mean, std=self.images.std
+        )
+        result = evaluate(net or self.net, batches, self.criterion, meter, self._stop)
         if result is None:
             self._save_and_stop()
         return result
-
-    def interrupted(self) -> bool:
-        """Whether a signal has asked to stop."""
-        return self._stop()
-
-    def evaluation_batches(self, images: data.ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return the images in their order, normalised only."""
-        return data.evaluation_batches(images, self.config.batch_size, mean=self.images.mean, std=self.images.std)
 
     def _augmentation(self) -> data.Augmentation:
         images = self.images

@@ -2,50 +2,53 @@
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from ndsnn.config import to_plain
-from ndsnn.data import ImageSet
+from ndsnn.config import TrainConfig, to_plain
+from ndsnn.sparse.methods import SparseTraining
 from ndsnn.sparse.sparsify import layer_report
-from ndsnn.sparse.storage import load
 from ndsnn.training.activity import ActivityMeter
 from ndsnn.training.costs import network_footprint_bits, peak_memory_mb
-from ndsnn.training.evaluate import Evaluation, evaluate
+from ndsnn.training.evaluate import Evaluation
 from ndsnn.training.machine import machine, versions
-from ndsnn.training.run_directory import METRICS
-
-if TYPE_CHECKING:
-    from ndsnn.training.loop import Trainer
+from ndsnn.training.progress import Progress
 
 
-def summarise(trainer: Trainer, test_images: ImageSet) -> dict[str, Any] | None:
-    """Test the last and the best network and put everything together.
+def summarise(
+    config: TrainConfig,
+    progress: Progress,
+    method: SparseTraining,
+    net: nn.Module,
+    meter: ActivityMeter,
+    tested: tuple[Evaluation, Evaluation],
+    rows: list[dict[str, Any]],
+    sizes: dict[str, int],
+) -> dict[str, Any]:
+    """Put everything together that is known of a finished run.
 
     Args:
-        trainer: A trainer whose epochs are all done.
-        test_images: The test set.
+        config: Its settings.
+        progress: Where it ended.
+        method: Its method, after the last step.
+        net: Its last network.
+        meter: What the last network did on the test images.
+        tested: Test results of the last network and of the one best by validation.
+        rows: Its metrics.jsonl.
+        sizes: Numbers of training, validation and test images.
 
     Returns:
-        The content of summary.json, or None if a signal came.
+        The content of summary.json.
     """
-    progress, method = trainer.progress, trainer.method
-    meter = ActivityMeter(trainer.net)
-    last = _test(trainer, trainer.net, test_images, meter)
-    best = last
-    if progress.best_epoch != progress.epoch:
-        best = _test(trainer, load(trainer.run.best, copy.deepcopy(trainer.net)), test_images)
-    if last is None or best is None:
-        return None
-    rows = trainer.run.read_rows(METRICS)
+    last, best = tested
+    weights = sum(layer.size for layer in method.layers)
     return {
-        "config": to_plain(trainer.config),
-        "seed": trainer.config.seed,
-        "method": trainer.config.method.name,
-        "initial_sparsity": 1 - sum(method.initial_counts.values()) / trainer.weights,
-        "final_sparsity": 1 - trainer.alive / trainer.weights,
+        "config": to_plain(config),
+        "seed": config.seed,
+        "method": config.method.name,
+        "initial_sparsity": 1 - sum(method.initial_counts.values()) / weights,
+        "final_sparsity": method.current_sparsity(),
         "epochs": progress.epoch,
         "steps": progress.step,
         "test_accuracy": last.accuracy,
@@ -53,13 +56,9 @@ def summarise(trainer: Trainer, test_images: ImageSet) -> dict[str, Any] | None:
         "best_epoch": progress.best_epoch,
         "best_test_accuracy": best.accuracy,
         "best_val_accuracy": progress.best_val_accuracy,
-        "images": {
-            "train": len(trainer.images.train),
-            "validation": len(trainer.images.validation),
-            "test": len(test_images),
-        },
-        "layers": layer_table(trainer.net, meter, last.images),
-        "costs": _costs(trainer, rows, meter, last.images),
+        "images": sizes,
+        "layers": layer_table(net, meter, last.images),
+        "costs": cost_table(net, meter, rows, last.images, config.model.time_steps),
         "seconds": progress.seconds,
         "peak_memory_mb": peak_memory_mb(),
         "versions": versions(),
@@ -93,13 +92,10 @@ def layer_table(net: nn.Module, meter: ActivityMeter, images: int) -> list[dict[
     return table
 
 
-def _test(
-    trainer: Trainer, net: nn.Module, images: ImageSet, meter: ActivityMeter | None = None
-) -> Evaluation | None:
-    return evaluate(net, trainer.evaluation_batches(images), trainer.criterion, meter, trainer.interrupted)
-
-
-def _costs(trainer: Trainer, rows: list[dict[str, Any]], meter: ActivityMeter, images: int) -> dict[str, Any]:
+def cost_table(
+    net: nn.Module, meter: ActivityMeter, rows: list[dict[str, Any]], images: int, time_steps: int
+) -> dict[str, Any]:
+    """Return the costs of a training by its metrics, and of inference by what `meter` saw over `images` images."""
     relative = [row["relative_cost"] for row in rows]
     known = relative and all(cost is not None for cost in relative)
     return {
@@ -110,5 +106,5 @@ def _costs(trainer: Trainer, rows: list[dict[str, Any]], meter: ActivityMeter, i
         "test_firing_rate": meter.firing_rate,
         "synaptic_operations_per_image": meter.total_operations(spiking=True) / images,
         "analog_operations_per_image": meter.total_operations(spiking=False) / images,
-        "memory_footprint_bytes": network_footprint_bits(trainer.net, trainer.config.model.time_steps) / 8,
+        "memory_footprint_bytes": network_footprint_bits(net, time_steps) / 8,
     }

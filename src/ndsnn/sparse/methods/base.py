@@ -12,7 +12,6 @@ are free than G asks for, the exchange shrinks to what is free, so no alive weig
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
@@ -341,16 +340,3 @@ class ConstantSparsity(SparseTraining):
     def target_counts(self, q: int) -> dict[str, int]:
         """Return the same counts for every round."""
         return dict(self.initial_counts)
-
-
-def accepted_settings(method: type[SparseTraining]) -> frozenset[str]:
-    """Return the names of the keyword settings that `method` takes, inherited ones included."""
-    names: set[str] = set()
-    for cls in method.__mro__:
-        if "__init__" not in vars(cls):
-            continue
-        parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
-        names |= {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-            break
-    return frozenset(names)
