@@ -422,6 +422,20 @@ def test_a_second_method_takes_over_the_gradient():
         first.step()
 
 
+@pytest.mark.parametrize("name", BY_GRADIENT)
+def test_a_second_method_grows_as_if_it_were_the_only_one(name):
+    """A hook of the first one would have set the gradients of inactive places to 0 before the second sees them."""
+    runs = []
+    for others in (0, 2):
+        net, optimizer, method = start(name)
+        for _ in range(others):
+            method = type(method)(net, optimizer, 0.9, 24, update_every=3)
+        for step in range(24):
+            train_step(net, optimizer, method, step)
+        runs.append(method.masks())
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
 def test_to_dense_takes_the_gradient_hook_away():
     net, _, _ = start("rigl")
     to_dense(net)

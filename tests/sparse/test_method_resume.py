@@ -20,7 +20,7 @@ from small_nets import (
 
 from ndsnn.errors import CheckpointError
 from ndsnn.sparse.methods import NDSNN, RigL, methods
-from ndsnn.sparse.sparsify import sparsify
+from ndsnn.sparse.sparsify import recorded_distribution, set_masks, sparsify
 
 TOTAL = 16
 EVERY = 4  # rounds after steps 4, 8 and 12
@@ -92,6 +92,23 @@ def test_alive_weights_of_value_zero_stay_alive():
     net2.load_state_dict(net.state_dict())
     method2.load_state_dict(through_file(method.state_dict()))
     assert all(torch.equal(mask, masks_of(method2)[name]) for name, mask in masks_of(method).items())
+
+
+@pytest.mark.parametrize("name", ["ndsnn", "gmp", "granet", "set", "dst-ee"])
+def test_a_network_with_the_masks_of_mid_run_continues_from_the_counts_of_the_start(name):
+    """As a sparse file gives it back: without the state the ramp would start anew from what is alive now."""
+    net, optimizer, method = run(name, "momentum", 9)
+    saved = through_file({"opt": optimizer.state_dict(), "method": method.state_dict()})
+    twin = conv_net(seed=5)
+    twin.load_state_dict(net.state_dict())
+    set_masks(twin, masks_of(method), recorded_distribution(net))
+    optimizer2 = optimizer_of(twin)
+    method2 = methods[name](twin, optimizer2, 0.9, TOTAL, update_every=EVERY)
+    optimizer2.load_state_dict(saved["opt"])
+    method2.load_state_dict(saved["method"])
+    for step in range(9, TOTAL):
+        assert train_step(net, optimizer, method, step) == train_step(twin, optimizer2, method2, step)
+    assert same(snapshot(net, optimizer, method), snapshot(twin, optimizer2, method2))
 
 
 def refuse(net, optimizer, method, state, words=None):

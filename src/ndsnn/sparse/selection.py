@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
-
-_MASK_64 = (1 << 64) - 1
 
 
 def smallest(scores: Tensor, count: int) -> Tensor:
@@ -24,7 +23,7 @@ def smallest(scores: Tensor, count: int) -> Tensor:
     """
     if count == 0:
         return torch.empty(0, dtype=torch.int64, device=scores.device)
-    threshold = torch.kthvalue(scores, count).values
+    threshold = _kth_smallest(scores, count)
     below = scores < threshold
     ties = torch.nonzero(scores == threshold).flatten()
     below[ties[: count - int(below.sum())]] = True
@@ -55,19 +54,17 @@ def random_scores(key: int, positions: Tensor) -> Tensor:
     Returns:
         Scores [n], float64.
     """
-    z = positions * _signed(0x9E3779B97F4A7C15) + _signed(key)
-    z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shift_right(z, 27)) * _signed(0x94D049BB133111EB)
-    z = z ^ _shift_right(z, 31)
-    return _shift_right(z, 11).to(torch.float64) * 2.0**-53
+    with np.errstate(over="ignore"):
+        z = positions.cpu().numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) * 2.0**-53).to(positions.device)
 
 
-def _signed(value: int) -> int:
-    """Return the int64 with the bits of an unsigned 64-bit value."""
-    value &= _MASK_64
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _shift_right(value: Tensor, bits: int) -> Tensor:
-    """Shift int64 bits right without copying the sign."""
-    return (value >> bits) & ((1 << (64 - bits)) - 1)
+def _kth_smallest(scores: Tensor, count: int) -> Tensor:
+    """Return the `count`-th smallest score (from 1); NumPy's selection is several times faster than torch's."""
+    if scores.device.type != "cpu":
+        return torch.kthvalue(scores, count).values
+    values = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
+    return torch.as_tensor(np.partition(values.numpy(), count - 1)[count - 1], dtype=scores.dtype)

@@ -89,7 +89,15 @@ class SparseLayer:
         """Let only alive weights receive gradient, and keep the dense one while `wanted()` is true.
 
         A second call takes the place of the first, so the newest training method owns the gradient.
+
+        Raises:
+            SparsityError: The weight is frozen.
         """
+        if not self.weight.requires_grad:
+            raise SparsityError(
+                f"layer {self.name!r} is frozen (requires_grad=False); unfreeze it, "
+                f"or sparsify only what is trained"
+            )
         stop_watching(self.weight)
 
         def keep_alive_part(weight: Tensor) -> None:

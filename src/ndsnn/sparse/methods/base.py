@@ -113,8 +113,6 @@ class SparseTraining:
         for layer in self.layers:
             layer.watch_gradient(self._next_step_grows)
 
-    # What a method decides -------------------------------------------------------------------------------------
-
     def plan_final_counts(self) -> dict[str, int]:
         """Return the alive weights per layer at θf. By default: the network's own distribution at θf.
 
@@ -168,8 +166,6 @@ class SparseTraining:
 
     def after_round(self, q: int) -> None:
         """Called when round q is done, for methods that keep a record of the topology."""
-
-    # What the user calls ---------------------------------------------------------------------------------------
 
     def step(self) -> TopologyUpdate | None:
         """Count one optimizer step; at an update step, rewire. Afterwards no inactive weight is non-zero.
@@ -264,8 +260,6 @@ class SparseTraining:
             layer.enforce(self.optimizer)
         self.steps_done = int(state["steps_done"])
         self.initial_counts = {name: int(count) for name, count in state["initial_counts"].items()}
-
-    # How a round runs ------------------------------------------------------------------------------------------
 
     def _rewire(self, q: int) -> TopologyUpdate:
         targets = self.target_counts(q)
