@@ -231,7 +231,7 @@ def test_granet_keeps_one_weight_in_every_layer():
     assert (alive(method, 0), alive(method, 1)) == ({2}, {2, 3, 4})
 
 
-@pytest.mark.parametrize(("exploration", "born"), [(0.0, 0), (0.1, 0), (1.0, 10)])
+@pytest.mark.parametrize(("exploration", "born"), [(0.0, 0), (0.1, 0), (0.43, 0), (0.44, 10), (1.0, 10)])
 def test_dst_ee_prefers_places_it_has_not_tried(exploration, born):
     """6 alive, d = 1/6: one dies and one is born, at steps 2 and 4; ε = 1.
 
@@ -239,6 +239,7 @@ def test_dst_ee_prefers_places_it_has_not_tried(exploration, born):
     |g| = 0.9 is born. Alive so far: 0 in one topology, 1 … 5 in two, 7 in one.
     Round 2 (t = 4): 7 (value 0) dies. Candidates 0 (alive once), 6, 8 … 11 (never): 0 has |g| = 0.9 and the bonus
     c·ln 4/2 = 0.693·c, 10 has |g| = 0.6 and c·ln 4 = 1.386·c. c = 0.1: 0.969 > 0.739; c = 1: 1.593 < 1.986.
+    They are equal at c = 0.3/0.693 = 0.433.
     """
     net, optimizer, method = single(
         *("dst-ee", RIGL_WEIGHTS, range(6), 0.5, 4),

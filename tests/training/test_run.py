@@ -122,7 +122,7 @@ def test_relative_cost_against_a_dense_run(tiny):
     assert summary["costs"]["relative_training_cost"] == pytest.approx(sum(costs) / 2)
 
 
-@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("where", ["loss", "gradient", "inactive gradient"])
 def test_a_non_finite_value_stops_before_weights_and_masks_change(tiny, monkeypatch, where):
     trainers = []
     original = loop.Trainer._step
@@ -137,7 +137,9 @@ def test_a_non_finite_value_stops_before_weights_and_masks_change(tiny, monkeypa
                 trainer.criterion = lambda logits, y: criterion(logits, y) * float("nan")
             else:
                 weight = trainer.method.layers[1].weight
-                weight.register_hook(lambda gradient: gradient.clone().fill_(float("inf")))
+                places = trainer.method.layers[1].mask
+                places = places if where == "gradient" else ~places
+                weight.register_hook(lambda gradient: gradient.masked_fill(places, float("inf")))
         return original(trainer, x, y)
 
     monkeypatch.setattr(loop.Trainer, "_step", stepping)

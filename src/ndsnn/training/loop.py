@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from ndsnn import data
 from ndsnn.config import TrainConfig
@@ -153,19 +154,26 @@ class Trainer:
             raise self._non_finite(f"the loss is {value}")
         self.optimizer.zero_grad()
         loss.backward()
+        self._require_finite_gradients()
         self.progress.alive_steps += self.alive
         if self.method.updates_next:
             self.meter.flush()
-            try:
-                self.method.require_finite_gradients()
-            except NonFiniteError as error:
-                raise self._non_finite(str(error)) from error
         self.optimizer.step()
         update = self.method.step()
         self.progress.step += 1
         if update is not None:
             self._record(update)
         return value, int((predict(logits.detach()) == y).sum())
+
+    def _require_finite_gradients(self) -> None:
+        """Look at the gradients before the optimizer does, at the dense ones too where connections grow."""
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        if not math.isfinite(get_total_norm(gradients)):
+            raise self._non_finite("the gradient is not finite")
+        try:
+            self.method.require_finite_gradients()
+        except NonFiniteError as error:
+            raise self._non_finite(str(error)) from error
 
     def _finish_epoch(self) -> dict[str, Any]:
         """Validate, write the epoch's row, keep the best network and save."""

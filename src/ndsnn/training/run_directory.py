@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -108,10 +109,12 @@ class RunDirectory:
         return dict(summary)
 
     def append(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Append one JSON object per line to `name`."""
+        """Append one JSON object per line to `name` and bring it to the disk, before a checkpoint counts on it."""
         try:
             with open(self.path / name, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise RunError(f"cannot write {self.path / name}: {error.strerror or error}") from error
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ndsnn.errors import ConfigError
+from ndsnn.errors import CheckpointError, ConfigError
 from ndsnn.sparse.methods.rigl import RigL
 from ndsnn.sparse.topology import SparseLayer
 
@@ -63,10 +63,13 @@ class DSTEE(RigL):
         return super().state_dict() | {"times_active": counters}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
+        """Continue from `state_dict()` (see `SparseTraining`)."""
+        saved = state.get("times_active", {})
+        if any(name not in saved or saved[name].shape != n.shape for name, n in self.times_active.items()):
+            raise CheckpointError("the saved counters of DSTEE belong to a network with other layers")
         super().load_state_dict(state)
         for name, count in self.times_active.items():
-            count.copy_(state["times_active"][name])
+            count.copy_(saved[name])
 
     def _settings(self) -> dict[str, Any]:
         return super()._settings() | {"exploration": self.exploration, "epsilon": self.epsilon}
