@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -57,22 +58,31 @@ def fit_schedule(
     Raises:
         ScheduleError: A value is out of range or no round fits.
     """
-    for name, value, least in (("total_steps", total_steps, 1), ("start", start, 0)):
-        if not isinstance(value, int) or value < least:
-            raise ScheduleError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    total_steps = _whole("total_steps", total_steps, 1)
+    start = _whole("start", start, 0)
     if not 0 < stop_fraction <= 1:
         raise ScheduleError(f"stop_fraction is {stop_fraction!r}; it must be in (0, 1]")
     span = math.floor(Fraction(str(stop_fraction)) * total_steps) - start
     if interval is None:
         interval = min(DEFAULT_INTERVAL, max(1, span // SHORT_RUN_ROUNDS))
-    if not isinstance(interval, int) or interval < 1:
-        raise ScheduleError(f"update_every is {interval!r}; it must be a whole number of at least 1")
+    interval = _whole("update_every", interval, 1)
     if span < interval:
         raise ScheduleError(
             f"no topology update fits: {total_steps} steps, start {start}, stop_fraction {stop_fraction} and "
             f"update_every {interval} leave no round; train longer or update more often"
         )
     return UpdateSchedule(start, interval, span // interval)
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    """Return `value` as an int; whatever counts as an index does."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ScheduleError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    return number
 
 
 def cubic_count(initial: int, final: int, q: int, rounds: int) -> int:

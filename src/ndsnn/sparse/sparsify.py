@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -18,8 +18,8 @@ from ndsnn.sparse.topology import (
     attach_mask,
     has_mask,
     maskable_modules,
+    remove_mask,
     sparse_layers,
-    stop_watching,
     weight_of,
 )
 
@@ -32,11 +32,25 @@ class Distribution:
 
     Args:
         name: "erk", "er" or "uniform".
-        dense_layers: Glob patterns of layer names that stay dense.
+        dense_layers: Glob patterns of layer names that stay dense; recorded in a network, the names they matched.
     """
 
     name: str = "erk"
     dense_layers: tuple[str, ...] = ()
+
+    def dense_names(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return those of `names` that stay dense, in their order.
+
+        Raises:
+            SparsityError: A pattern matches none.
+        """
+        names = tuple(names)
+        for pattern in self.dense_layers:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise SparsityError(
+                    f"dense_layers pattern {pattern!r} matches no layer; layers are {', '.join(names)}"
+                )
+        return tuple(name for name in names if any(fnmatchcase(name, p) for p in self.dense_layers))
 
     def counts(self, shapes: Mapping[str, Sequence[int]], sparsity: float) -> dict[str, int]:
         """Return the alive weights per layer at `sparsity` (see `layer_counts`).
@@ -44,15 +58,7 @@ class Distribution:
         Raises:
             SparsityError: A pattern of `dense_layers` matches no layer, or the sparsity cannot be had.
         """
-        dense: set[str] = set()
-        for pattern in self.dense_layers:
-            matches = {name for name in shapes if fnmatchcase(name, pattern)}
-            if not matches:
-                raise SparsityError(
-                    f"dense_layers pattern {pattern!r} matches no layer; layers are {', '.join(shapes)}"
-                )
-            dense |= matches
-        return layer_counts(shapes, sparsity, self.name, dense)
+        return layer_counts(shapes, sparsity, self.name, self.dense_names(shapes))
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ def sparsify(
         attach_mask(
             module, _random_mask(stream_key("sparsify", seed, name), weight_of(module).shape, counts[name])
         )
-    setattr(net, _RECORD, spread)
+    setattr(net, _RECORD, replace(spread, dense_layers=spread.dense_names(modules)))
     return net
 
 
@@ -134,16 +140,20 @@ def _random_mask(key: int, shape: torch.Size, alive: int) -> Tensor:
 def to_dense(net: nn.Module) -> nn.Module:
     """Remove the masks in place; the weights keep their zeros but may grow again. Returns the same `net`."""
     for layer in sparse_layers(net):
-        stop_watching(layer.weight)
-        delattr(layer.module, MASK)
+        remove_mask(layer.module)
     if hasattr(net, _RECORD):
         delattr(net, _RECORD)
     return net
 
 
 def recorded_distribution(net: nn.Module) -> Distribution | None:
-    """Return the distribution that `net`, or a module inside it, was sparsified with."""
-    return next((getattr(m, _RECORD) for m in net.modules() if hasattr(m, _RECORD)), None)
+    """Return the distribution that `net`, or a module inside it, was sparsified with, with names as in `net`."""
+    for path, module in net.named_modules():
+        if hasattr(module, _RECORD):
+            spread: Distribution = getattr(module, _RECORD)
+            prefix = f"{path}." if path else ""
+            return replace(spread, dense_layers=tuple(prefix + name for name in spread.dense_layers))
+    return None
 
 
 def set_masks(net: nn.Module, masks: Mapping[str, Tensor], distribution: Distribution) -> nn.Module:

@@ -29,7 +29,7 @@ from ndsnn import models
 from ndsnn.atomic import write_atomically
 from ndsnn.errors import CheckpointError, NdsnnError
 from ndsnn.sparse.sparsify import Distribution, recorded_distribution, set_masks
-from ndsnn.sparse.topology import pack_mask, sparse_layers, unpack_mask
+from ndsnn.sparse.topology import pack_mask, remove_mask, sparse_layers, unpack_mask
 
 FORMAT = "ndsnn-sparse"
 VERSION = 1
@@ -110,7 +110,7 @@ def pack_network(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if key in masked:
             tensors |= pack_weight(key, value, masked[key].mask)
         else:
-            tensors[key] = value.detach().cpu().clone()
+            tensors[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     spread = recorded_distribution(net)
     header = {
         "format": FORMAT,
@@ -143,6 +143,9 @@ def unpack_network(net: nn.Module, tensors: Mapping[str, Tensor], header: Mappin
     state |= {key: value for key, value in tensors.items() if key not in parts}
     _require_same_tensors(net.state_dict(), state)
     net.load_state_dict(state)
+    for layer in sparse_layers(net):
+        if layer.name not in masks:
+            remove_mask(layer.module)
     if masks:
         set_masks(net, masks, distribution)
     return net

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ndsnn.errors import CheckpointError, NonFiniteError, SparsityError
+from ndsnn.errors import CheckpointError, NonFiniteError, NotSparsifiedError, SparsityError
 from ndsnn.sparse.selection import largest
 
 MASK = "sparsity_mask"
@@ -50,7 +50,7 @@ class SparseLayer:
         self.name = name
         self.module = module
         self._dense_gradient: Tensor | None = None
-        self._accumulated: Tensor | None = None
+        self._accumulated: tuple[Tensor, int] | None = None
 
     @property
     def weight(self) -> nn.Parameter:
@@ -59,7 +59,13 @@ class SparseLayer:
 
     @property
     def mask(self) -> Tensor:
-        """True where a connection is alive; same shape as `weight`."""
+        """True where a connection is alive; same shape as `weight`.
+
+        Raises:
+            NotSparsifiedError: The mask has been removed.
+        """
+        if not has_mask(self.module):
+            raise NotSparsifiedError(f"layer {self.name!r} has no mask any more (ndsnn.to_dense removed it)")
         return self.module.get_buffer(MASK)
 
     @property
@@ -107,17 +113,21 @@ class SparseLayer:
             if wanted():
                 self._keep_dense(gradient)
             gradient.masked_fill_(~self.mask, 0)
+            self._accumulated = (gradient, gradient._version)
 
         _gradient_hooks[self.weight] = self.weight.register_post_accumulate_grad_hook(keep_alive_part)
 
     def _keep_dense(self, gradient: Tensor) -> None:
-        """Keep the dense gradient; micro-batches that accumulate into the same `grad` are summed."""
-        if self._dense_gradient is not None and self._accumulated is gradient:
+        """Keep the dense gradient; micro-batches that accumulate into the same `grad` are summed.
+
+        Accumulating changes `grad` once; `zero_grad` in between changes it once more and begins a new sum.
+        """
+        before, version = self._accumulated or (None, 0)
+        if self._dense_gradient is not None and before is gradient and gradient._version == version + 1:
             # Alive places of `gradient` hold the running sum already, the others this micro-batch alone.
             self._dense_gradient = torch.where(self.mask, gradient, self._dense_gradient + gradient)
         else:
             self._dense_gradient = gradient.detach().clone()
-        self._accumulated = gradient
 
     def require_finite_gradient(self) -> None:
         """Check that the dense gradient of this step is there and finite.
@@ -236,6 +246,12 @@ def attach_mask(module: nn.Module, mask: Tensor) -> None:
     module.register_buffer(MASK, mask.to(device=weight.device, dtype=torch.bool), persistent=False)
     with torch.no_grad():
         weight.masked_fill_(~mask.to(weight.device), 0)
+
+
+def remove_mask(module: nn.Module) -> None:
+    """Take the mask from beside the weight of `module`; its zeros stay until they are trained."""
+    stop_watching(weight_of(module))
+    delattr(module, MASK)
 
 
 def pack_mask(mask: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The sparse-training methods, one class and one file each."""
 
-from ndsnn.sparse.methods.base import ConstantSparsity, LayerUpdate, SparseTraining, TopologyUpdate
+from ndsnn.sparse.methods.base import LayerUpdate, SparseTraining, TopologyUpdate
+from ndsnn.sparse.methods.constant import ConstantSparsity
 from ndsnn.sparse.methods.dst_ee import DSTEE
 from ndsnn.sparse.methods.gmp import GMP
 from ndsnn.sparse.methods.granet import GraNet

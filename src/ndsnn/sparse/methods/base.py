@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ndsnn.errors import CheckpointError, ConfigError, SparsityError
+from ndsnn.errors import CheckpointError, ConfigError, NonFiniteError, SparsityError
 from ndsnn.sparse.distributions import check_sparsity, round_half_up
 from ndsnn.sparse.schedules import UpdateSchedule, cosine_ratio, cubic_count, fit_schedule
 from ndsnn.sparse.selection import smallest
@@ -177,9 +177,13 @@ class SparseTraining:
             NonFiniteError: The gradient of an update step is not finite; nothing was changed.
         """
         self.require_finite_gradients()
-        q = self._round_at(self.steps_done + 1)
         self.steps_done += 1
-        update = None if q is None else self._rewire(q)
+        q = self.current_round
+        try:
+            update = None if q is None else self._rewire(q)
+        except NonFiniteError:
+            self.steps_done -= 1
+            raise
         for layer in self.layers:
             layer.release_gradient()
             layer.enforce(self.optimizer)
@@ -237,6 +241,7 @@ class SparseTraining:
         return {
             "method": type(self).__name__,
             "settings": self._settings(),
+            "layers": {layer.name: list(layer.shape) for layer in self.layers},
             "steps_done": self.steps_done,
             "initial_counts": dict(self.initial_counts),
             "masks": {layer.name: pack_mask(layer.mask) for layer in self.layers},
@@ -248,12 +253,7 @@ class SparseTraining:
         Raises:
             CheckpointError: The state belongs to another method, network or schedule.
         """
-        mine = {"method": type(self).__name__, "settings": self._settings()}
-        for key, value in mine.items():
-            if state.get(key) != value:
-                raise CheckpointError(f"the saved {key} is {state.get(key)}, this run's is {value}")
-        if set(state["masks"]) != {layer.name for layer in self.layers}:
-            raise CheckpointError("the saved masks belong to a network with other layers")
+        self.check_state(state)
         masks = {layer: unpack_mask(state["masks"][layer.name], layer.shape) for layer in self.layers}
         for layer, mask in masks.items():
             layer.mask.copy_(mask)
@@ -261,31 +261,61 @@ class SparseTraining:
         self.steps_done = int(state["steps_done"])
         self.initial_counts = {name: int(count) for name, count in state["initial_counts"].items()}
 
-    def _rewire(self, q: int) -> TopologyUpdate:
-        targets = self.target_counts(q)
-        layers = tuple(self._rewire_layer(layer, q, targets[layer.name]) for layer in self.layers)
-        self.after_round(q)
-        return TopologyUpdate(self.steps_done, q, layers)
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Check that `load_state_dict` can take all of `state`; a method with a record of its own checks it here.
 
-    def _rewire_layer(self, layer: SparseLayer, q: int, target: int) -> LayerUpdate:
-        alive = layer.nnz
+        Raises:
+            CheckpointError: A part is missing or belongs to another method, network or schedule.
+        """
+        mine = self.state_dict()
+        for key in ("method", "settings", "layers"):
+            if key in state and state[key] != mine[key]:
+                raise CheckpointError(f"the saved {key} is {state[key]}, this run's is {mine[key]}")
+        if missing := sorted(set(mine) - set(state)):
+            raise CheckpointError(f"the saved state has no {missing[0]!r}")
+        for key in ("masks", "initial_counts"):
+            if set(state[key]) != set(mine[key]):
+                raise CheckpointError(f"the saved {key} belong to a network with other layers")
+
+    def _rewire(self, q: int) -> TopologyUpdate:
+        """Decide for all layers, then change all, so that a refusal leaves everything as it was."""
+        targets = self.target_counts(q)
+        changes = [self._choose(layer, q, targets[layer.name]) for layer in self.layers]
+        for layer, (dropped, grown) in zip(self.layers, changes, strict=True):
+            layer.rewire(dropped, grown, self.optimizer)
+        self.after_round(q)
+        updates = (
+            LayerUpdate(layer.name, len(dropped), len(grown), targets[layer.name])
+            for layer, (dropped, grown) in zip(self.layers, changes, strict=True)
+        )
+        return TopologyUpdate(self.steps_done, q, tuple(updates))
+
+    def _choose(self, layer: SparseLayer, q: int, target: int) -> tuple[Tensor, Tensor]:
+        """Return the positions that die and those that are born."""
+        active = layer.active_positions()
+        alive = len(active)
+        nothing = active[:0]
         if alive == target == layer.size:
-            return LayerUpdate(layer.name, 0, 0, alive)
+            return nothing, nothing
         growth = max(0, self.growth_count(q, alive, target), target - alive)
         if not self.regrow_dropped:
             growth = min(growth, layer.size - alive)
-        drop = alive + growth - target
-        dropped = layer.active_positions()[smallest(self.drop_scores(layer), drop)]
-        grown = dropped[:0]
-        if growth:
-            grown = layer.select_growth(
-                growth,
-                lambda positions, gradient: self.grow_scores(layer, positions, gradient),
-                dropped,
-                self.regrow_dropped,
+        dropped = active[smallest(self._finite(layer, self.drop_scores(layer)), alive + growth - target)]
+        if not growth:
+            return dropped, nothing
+
+        def score(positions: Tensor, gradient: Tensor | None) -> Tensor:
+            return self._finite(layer, self.grow_scores(layer, positions, gradient))
+
+        return dropped, layer.select_growth(growth, score, dropped, self.regrow_dropped)
+
+    @staticmethod
+    def _finite(layer: SparseLayer, scores: Tensor) -> Tensor:
+        if not bool(torch.isfinite(scores).all()):
+            raise NonFiniteError(
+                f"a weight, gradient or score of layer {layer.name!r} is not finite; no connection was changed"
             )
-        layer.rewire(dropped, grown, self.optimizer)
-        return LayerUpdate(layer.name, drop, growth, target)
+        return scores
 
     def _round_at(self, step: int) -> int | None:
         return None if self.schedule is None else self.schedule.round_at(step)
@@ -301,6 +331,7 @@ class SparseTraining:
         schedule = self.schedule
         return {
             "final_sparsity": self.final_sparsity,
+            "distribution": [self.distribution.name, list(self.distribution.dense_layers)],
             "total_steps": self.total_steps,
             "schedule": None if schedule is None else [schedule.start, schedule.interval, schedule.rounds],
             "death_ratio": self.initial_death_ratio,
@@ -308,29 +339,3 @@ class SparseTraining:
             "regrow_dropped": self.regrow_dropped,
             "seed": self.seed,
         }
-
-
-class ConstantSparsity(SparseTraining):
-    """Base of the methods that keep the number of alive weights of each layer from start to end."""
-
-    def plan_final_counts(self) -> dict[str, int]:
-        """Return the network's own counts.
-
-        Raises:
-            SparsityError: The network does not have θf already.
-        """
-        wanted = sum(
-            self.distribution.counts(
-                {layer.name: layer.shape for layer in self.layers}, self.final_sparsity
-            ).values()
-        )
-        if wanted != sum(self.initial_counts.values()):
-            raise SparsityError(
-                f"{type(self).__name__} keeps the network's sparsity, which is {self.current_sparsity():.6g}, "
-                f"but final_sparsity is {self.final_sparsity}: call ndsnn.sparsify(net, {self.final_sparsity})"
-            )
-        return dict(self.initial_counts)
-
-    def target_counts(self, q: int) -> dict[str, int]:
-        """Return the same counts for every round."""
-        return dict(self.initial_counts)

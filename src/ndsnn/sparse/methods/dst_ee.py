@@ -40,7 +40,7 @@ class DSTEE(RigL):
         epsilon: float = 1.0,
         **settings: Any,
     ) -> None:
-        if exploration < 0 or epsilon <= 0:
+        if not (0 <= exploration < math.inf and 0 < epsilon < math.inf):
             raise ConfigError(f"exploration is {exploration!r} (must be ≥ 0), epsilon {epsilon!r} (must be > 0)")
         super().__init__(net, optimizer, final_sparsity, total_steps, **settings)
         self.exploration, self.epsilon = exploration, epsilon
@@ -62,14 +62,18 @@ class DSTEE(RigL):
         counters = {name: count.clone() for name, count in self.times_active.items()}
         return super().state_dict() | {"times_active": counters}
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Check the state of `SparseTraining` and the counters."""
+        super().check_state(state)
+        saved = state["times_active"]
+        if any(name not in saved or saved[name].shape != n.shape for name, n in self.times_active.items()):
+            raise CheckpointError("the saved times_active belong to a network with other layers")
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()` (see `SparseTraining`)."""
-        saved = state.get("times_active", {})
-        if any(name not in saved or saved[name].shape != n.shape for name, n in self.times_active.items()):
-            raise CheckpointError("the saved counters of DSTEE belong to a network with other layers")
         super().load_state_dict(state)
         for name, count in self.times_active.items():
-            count.copy_(saved[name])
+            count.copy_(state["times_active"][name])
 
     def _settings(self) -> dict[str, Any]:
         return super()._settings() | {"exploration": self.exploration, "epsilon": self.epsilon}

@@ -26,14 +26,17 @@ class GraNet(SparseTraining):
         total = cubic_count(
             sum(self.initial_counts.values()), sum(self.final_counts.values()), q, self._rounds_planned()
         )
-        layers = sorted(self.layers, key=lambda layer: layer.name)
+        dense = self.distribution.dense_names(layer.name for layer in self.layers)
+        pinned = {layer.name: layer.nnz for layer in self.layers if layer.name in dense}
+        total -= sum(pinned.values())
+        layers = sorted((layer for layer in self.layers if layer.name not in pinned), key=lambda layer: layer.name)
         scores = [self.drop_scores(layer).clone() for layer in layers]
         for score in scores:
             score[score.argmax()] = torch.inf
         kept = largest(torch.cat(scores), total)
         owner = torch.repeat_interleave(torch.tensor([score.numel() for score in scores]))
         counts = torch.bincount(owner[kept.cpu()], minlength=len(layers)).tolist()
-        return {layer.name: count for layer, count in zip(layers, counts, strict=True)}
+        return pinned | {layer.name: count for layer, count in zip(layers, counts, strict=True)}
 
     def growth_count(self, q: int, alive: int, target: int) -> int:
         """Return d(q) of the weights that are left after pruning."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ndsnn.sparse.methods.base import ConstantSparsity
+from ndsnn.sparse.methods.constant import ConstantSparsity
 
 
 class RigL(ConstantSparsity):

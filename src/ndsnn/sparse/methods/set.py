@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ndsnn.sparse.methods.base import ConstantSparsity
+from ndsnn.sparse.methods.constant import ConstantSparsity
 from ndsnn.sparse.selection import random_scores, stream_key
 from ndsnn.sparse.topology import SparseLayer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ndsnn.sparse.methods.base import ConstantSparsity
+from ndsnn.sparse.methods.constant import ConstantSparsity
 from ndsnn.sparse.schedules import UpdateSchedule
 
 
