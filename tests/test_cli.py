@@ -2,11 +2,16 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+import ndsnn
 from ndsnn.cli import main
+from ndsnn.errors import RunError
+from ndsnn.training.run_directory import RunDirectory
 
 TINY = [
     "--data.image_size", "8", "--model.layers", "[4,M,8,M]", "--model.time_steps", "2", "--epochs", "2",
@@ -65,6 +70,14 @@ def fails(capsys, *arguments: str) -> str:
         (["--model.neuron.surrogate", "atn"], "did you mean 'atan'"),
         (["--resume"], "no run to resume"),
         (["--dense_run", "nowhere"], "nowhere is no run directory"),
+        (["--model.layers", "[]"], "at least one convolution"),
+        (["--method.settings.death_ratio", "abc"], "wrong type"),
+        (["--method.name", "dst-ee", "--method.settings.exploration", "abc"], "wrong type"),
+        (["--method.name", "dst-ee", "--method.settings.exploration", "nan"], "wrong type"),
+        (["--method.name", ".x:Y"], "cannot be imported"),
+        (["--seed", "99999999999999999999999"], "seed is"),
+        (["--threads", "99999999999"], "threads is"),
+        (["--data.image_size", "3000000"], "image_size is"),
     ],
 )
 def test_bad_input_to_train(here, capsys, arguments, words):
@@ -97,6 +110,78 @@ def test_a_directory_that_is_no_run_is_never_deleted(here, capsys):
     assert (here / "precious" / "thesis.txt").read_text() == "x"
 
 
+@pytest.mark.parametrize("config", ["", "epochs: 3\n"])
+def test_a_foreign_config_yaml_makes_no_run(here, capsys, config):
+    (here / "precious").mkdir()
+    (here / "precious" / "config.yaml").write_text(config)
+    assert "is no run directory" in fails(capsys, "train", *TINY, "--output", "precious", "--overwrite")
+    assert (here / "precious" / "config.yaml").read_text() == config
+
+
+def test_what_is_no_part_of_a_run_is_not_deleted_with_it(here, capsys):
+    assert main(["train", *TINY, "--output", "run"]) == 0
+    capsys.readouterr()
+    Path("run/thesis.txt").write_text("x")
+    assert "'thesis.txt', which is no part of a run" in fails(
+        capsys, "train", *TINY, "--output", "run", "--overwrite"
+    )
+    assert Path("run/summary.json").is_file()
+    assert Path("run/thesis.txt").read_text() == "x"
+
+
+def test_two_processes_cannot_train_in_one_directory(here, capsys):
+    assert main(["train", *TINY, "--output", "run"]) == 0
+    Path("run/summary.json").unlink()
+    capsys.readouterr()
+    with RunDirectory("run").locked():
+        assert "another process is training" in fails(capsys, "train", *TINY, "--output", "run", "--resume")
+
+
+def test_a_run_that_appears_meanwhile_is_not_deleted(here):
+    assert main(["train", *TINY, "--output", "run"]) == 0
+    with pytest.raises(RunError, match="there is a run"):
+        RunDirectory("run").create("epochs: 1\n")
+    assert Path("run/summary.json").is_file()
+
+
+def test_ctrl_c_before_the_run_begins(here, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ndsnn.training.run.build", interrupt)
+    assert main(["train", *TINY]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
+def test_an_altered_last_checkpoint_is_named(here, capsys):
+    assert main(["train", *TINY, "--output", "run"]) == 0
+    last = Path("run/checkpoints/last.safetensors")
+    last.write_bytes(last.read_bytes()[:-1] + b"?")
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--which", "last", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "using the previous good checkpoint" in printed.err
+    assert json.loads(printed.out)["epoch"] == 1
+
+
+def test_the_test_set_stays_untouched_while_a_run_is_under_way(here, capsys):
+    assert main(["train", *TINY, "--output", "run"]) == 0
+    Path("run/summary.json").unlink()
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--which", "last", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["split"] == "validation"
+
+
+def test_inspect_a_foreign_network(here, capsys):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Linear(16, 3))
+    ndsnn.sparsify(net, 0.5)
+    ndsnn.save(net, "net.safetensors")
+    assert main(["inspect", "net.safetensors", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["layers"]
+    assert [(row["name"], row["weights"]) for row in rows] == [("0", 36), ("1", 48)]
+
+
 def test_train_evaluate_inspect(here, capsys):
     assert main(["train", *TINY, "--output", "run"]) == 0
     printed = capsys.readouterr().out
@@ -108,7 +193,7 @@ def test_train_evaluate_inspect(here, capsys):
     assert result["accuracy"] == summary["best_test_accuracy"]
     assert main(["evaluate", "run", "--which", "last", "--split", "validation"]) == 0
     assert f"{summary['val_accuracy']:.2%}" in capsys.readouterr().out
-    for target in ("run", "run/checkpoints/best.safetensors"):
+    for target in ("run", f"run/checkpoints/best-{summary['best_epoch']}.safetensors"):
         assert main(["inspect", target, "--json"]) == 0
         table = json.loads(capsys.readouterr().out)["layers"]
         assert [row["alive"] for row in table] == [row["alive"] for row in summary["layers"]]
@@ -148,6 +233,6 @@ def test_a_method_of_ones_own(here, capsys, monkeypatch):
         "import ndsnn\n\n\nclass Mine(ndsnn.RigL):\n"
         "    def drop_scores(self, layer):\n        return layer.active_values()\n"
     )
-    monkeypatch.syspath_prepend(str(here))
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     assert main(["train", *TINY, "--method.name", "mine:Mine", "--output", "run"]) == 0
     assert json.loads(Path("run/summary.json").read_text())["method"] == "mine:Mine"

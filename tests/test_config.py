@@ -95,6 +95,9 @@ def test_bad_settings(arguments, words):
         ("methd:\n  name: set\n", "'methd"),
         ("method: [1\n", "parsing"),
         ("epochs: soon\n", "epochs"),
+        ("method: null\n", "method"),
+        ("method:\n  dense_layers: null\n", "dense_layers"),
+        ("model:\n  neuron: null\n", "neuron"),
     ],
 )
 def test_bad_yaml(tmp_path, yaml, words):
@@ -102,6 +105,12 @@ def test_bad_yaml(tmp_path, yaml, words):
     with pytest.raises(ConfigError) as error:
         parse_train(["--config", str(tmp_path / "c.yaml")])
     assert words in str(error.value)
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00epochs")
+    with pytest.raises(ConfigError):
+        parse_train(["--config", str(tmp_path / "c.yaml")])
 
 
 def test_an_altered_config_of_a_run_is_named(tmp_path):

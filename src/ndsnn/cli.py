@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunInterrupted as stop:
         print(f"ndsnn: {stop}", file=sys.stderr)
         return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        print("ndsnn: interrupted before the run began; nothing was written", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--which", choices=("last", "best"), default="best", help="which network (default: best)"
     )
-    evaluate.add_argument("--split", choices=("validation", "test"), default="test", help="which images")
+    evaluate.add_argument(
+        "--split", choices=("validation", "test"), help="which images (default: test if finished)"
+    )
     evaluate.add_argument("--data-root", default=None, help="folder of the data, if it has moved")
     evaluate.add_argument("--json", action="store_true", help="print figures as JSON")
     evaluate.set_defaults(command=_evaluate)
@@ -106,6 +112,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from ndsnn.training.inspect import evaluate_run
 
     result = evaluate_run(options.run, options.which, options.split, options.data_root)
+    _warn(result["notes"])
     if options.json:
         print(json.dumps(result))
     else:
@@ -123,6 +130,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from ndsnn.training.tables import print_layers
 
     found = inspect_path(options.path)
+    _warn(found.get("notes", []))
     if options.json:
         print(json.dumps(found))
     else:
@@ -156,6 +164,12 @@ def _console() -> Console:
     """Standard output; where it is no terminal, wide enough that no table is cut."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, 120))
+
+
+def _warn(notes: list[str]) -> None:
+    """Say what was wrong with files that had to be passed over."""
+    for note in notes:
+        print(f"ndsnn: warning: {note}; using the previous good checkpoint", file=sys.stderr)
 
 
 def _fail(error: NdsnnError, code: int) -> int:

@@ -10,6 +10,12 @@ from ndsnn.neurons import LIFParameters
 
 Setting = int | float | bool | str
 
+DEFAULT_FINAL_SPARSITY = 0.95
+"""θf where it is left open, for every method but dense."""
+
+LARGEST = {"seed": 2**63 - 1, "threads": 4096, "data.image_size": 4096, "data.split_seed": 2**63 - 1}
+"""Upper bounds of settings that would fail deep inside a library."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -150,7 +156,6 @@ MACHINE_KEYS = frozenset(
         "resume",
         "overwrite",
         "checkpoint_every",
-        "dense_run",
         "tensorboard",
     }
 )
@@ -182,6 +187,10 @@ def check_ranges(config: TrainConfig) -> None:
             raise ConfigError(f"{key} is {value}; it must be in [0, 1)")
     if config.seed < 0:
         raise ConfigError(f"seed is {config.seed}; it must not be negative")
+    flat = flatten(config)
+    for key, most in LARGEST.items():
+        if flat[key] is not None and flat[key] > most:
+            raise ConfigError(f"{key} is {flat[key]}; it must be at most {most}")
     if config.resume and config.overwrite:
         raise ConfigError("resume and overwrite exclude each other; give one of them")
     if config.engine == "native":
@@ -221,6 +230,12 @@ def from_plain(values: dict[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: A value is out of range.
     """
+    for path in ("data", "model", "model.neuron", "method", "method.dense_layers", "method.settings"):
+        section: Any = values
+        for key in path.split("."):
+            section = section[key]
+        if section is None:
+            raise ConfigError(f"{path} is null; leave it out or give it a value")
     parts = dict(values)
     parts["data"] = DataConfig(**parts["data"])
     model = dict(parts["model"])
@@ -253,7 +268,9 @@ def default_output(config: TrainConfig) -> TrainConfig:
     """Return `config` with a run directory named after what is run, if none was given."""
     if config.output is not None:
         return config
-    final = "" if config.method.final_sparsity is None else f"-{config.method.final_sparsity:g}"
+    final = config.method.final_sparsity
+    if final is None:
+        final = 0.0 if config.method.name == "dense" else DEFAULT_FINAL_SPARSITY
     method = config.method.name.replace(":", ".")
-    name = f"{config.data.name}-{config.model.name}-{method}{final}-seed{config.seed}"
+    name = f"{config.data.name}-{config.model.name}-{method}-{final:g}-seed{config.seed}"
     return replace(config, output=f"runs/{name}")

@@ -71,6 +71,8 @@ def _parse(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> Tra
         values = parser.parse_args(list(arguments)).as_dict()
     except jsonargparse.ArgumentError as error:
         raise ConfigError(_explain(str(error))) from error
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"the configuration cannot be read: {error}") from error
     values.pop("config", None)
     return from_plain(values)
 

@@ -310,3 +310,19 @@ def test_packed_masks(shape):
 def test_the_first_place_is_in_the_lowest_bit():
     places = torch.tensor([1, 0, 1, 0, 0, 0, 0, 0, 1], dtype=torch.bool)
     assert pack_mask(places).tolist() == [5, 1]
+
+
+def test_dense_layers_of_a_submodule_keep_their_meaning_in_the_parent():
+    net = nn.Sequential(nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20)), nn.Linear(20, 5))
+    sparsify(net[0], 0.3, dense_layers=["0"])
+    method = NDSNN(net, torch.optim.SGD(net.parameters(), 0.1), 0.45, 100)
+    assert method.final_counts == {"0.0": 400, "0.1": 40}
+
+
+def test_a_method_after_to_dense_says_what_is_wrong():
+    net = nn.Sequential(nn.Linear(20, 20))
+    sparsify(net, 0.5)
+    method = NDSNN(net, torch.optim.SGD(net.parameters(), 0.1), 0.8, 100)
+    to_dense(net)
+    with pytest.raises(NotSparsifiedError, match="to_dense"):
+        method.step()

@@ -77,6 +77,23 @@ def test_a_foreign_network_is_filled(tmp_path):
         ndsnn.load(tmp_path / "net.safetensors")
 
 
+def test_masks_that_the_file_does_not_have_are_removed(tmp_path):
+    dense, sparse = small_net(), small_net()
+    ndsnn.sparsify(sparse, 0.9)
+    ndsnn.save(dense, tmp_path / "net.safetensors")
+    ndsnn.load(tmp_path / "net.safetensors", sparse)
+    assert ndsnn.sparsity(sparse) == 0
+    require_equal(dense, sparse)
+
+
+def test_channels_last(tmp_path):
+    net = small_net().to(memory_format=torch.channels_last)
+    ndsnn.sparsify(net, 0.5, dense_layers=["features.0"])
+    ndsnn.save(net, tmp_path / "net.safetensors")
+    require_equal(net, ndsnn.load(tmp_path / "net.safetensors"))
+    ndsnn.save(small_net().to(memory_format=torch.channels_last), tmp_path / "dense.safetensors")
+
+
 def test_the_file_shrinks_with_the_sparsity(tmp_path):
     sizes = []
     for sparsity in (0.0, 0.9, 0.99):

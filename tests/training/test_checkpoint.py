@@ -42,11 +42,12 @@ def test_last_and_previous(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("older", [0, 1, 2])
 @pytest.mark.parametrize("survived", range(12))
-def test_a_kill_between_any_two_file_operations(tmp_path, monkeypatch, survived):
-    """Old or new, whole, whatever operation is the last that was done."""
-    checkpoints.save_checkpoint(tmp_path, *pair(1))
-    checkpoints.save_checkpoint(tmp_path, *pair(2))
+def test_a_kill_between_any_two_file_operations(tmp_path, monkeypatch, survived, older):
+    """Old or new, whole, whatever operation is the last that was done; before the first one, nothing."""
+    for step in range(1, older + 1):
+        checkpoints.save_checkpoint(tmp_path, *pair(step))
     done = 0
 
     def counted(operation):
@@ -68,9 +69,17 @@ def test_a_kill_between_any_two_file_operations(tmp_path, monkeypatch, survived)
             pass
         else:
             assert survived >= done
-    assert read(tmp_path).state["step"] in (2, 3)
+    if older or checkpoints.has_checkpoint(tmp_path):
+        assert read(tmp_path).state["step"] in (older, 3)
     checkpoints.save_checkpoint(tmp_path, *pair(4))
     assert read(tmp_path).state["step"] == 4
+
+
+def test_a_kill_inside_the_first_write_is_no_checkpoint(tmp_path):
+    (tmp_path / "last.safetensors.tmp").write_bytes(b"torn")
+    assert not checkpoints.has_checkpoint(tmp_path)
+    (tmp_path / "last.json.tmp").write_bytes(b"{")
+    assert not checkpoints.has_checkpoint(tmp_path)
 
 
 def test_truncation_of_every_file_at_every_length(tmp_path):

@@ -9,13 +9,16 @@ import pytest
 import torch
 from safetensors import safe_open
 from tiny_runs import elsewhere, quiet
+from torch import nn
 
 import ndsnn
 from ndsnn.config import MethodConfig, from_plain
 from ndsnn.config_parser import read_config
 from ndsnn.data import registry
-from ndsnn.errors import NonFiniteError
+from ndsnn.errors import ConfigError, NonFiniteError
+from ndsnn.training import checkpoint as checkpoints
 from ndsnn.training import loop
+from ndsnn.training.activity import ActivityMeter
 from ndsnn.training.build import build
 from ndsnn.training.inspect import evaluate_run, inspect_path
 from ndsnn.training.run import train
@@ -36,6 +39,7 @@ def test_files_of_a_run(tiny):
     assert json.loads((path / "summary.json").read_text()) == summary
     assert from_plain(summary["config"]) == tiny
     assert read_config(path / "config.yaml") == tiny
+    assert not list(path.parent.glob(".*")), "nothing is left of the making of the directory"
     rows = read_rows(path, "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["step"] for row in rows] == [11, 22]
@@ -43,7 +47,7 @@ def test_files_of_a_run(tiny):
     updates = read_rows(path, "topology.jsonl")
     assert [u["step"] for u in updates] == [s for s in (4, 8, 12, 16) for _ in range(3)]
     assert set(updates[0]) >= {"layer", "dropped", "grown", "nnz"}
-    for name in ("last.safetensors", "last.json", "previous.safetensors", "previous.json", "best.safetensors"):
+    for name in ("last.safetensors", "last.json", "previous.safetensors", "previous.json"):
         assert (path / "checkpoints" / name).is_file()
     assert summary["final_sparsity"] == pytest.approx(0.8, abs=1e-3)
     assert sum(row["alive"] for row in summary["layers"]) == updates[-1]["nnz"] + sum(
@@ -65,9 +69,9 @@ def test_evaluate_and_inspect_agree_with_the_summary(tiny):
     assert evaluate_run(path, "last", "validation")["accuracy"] == summary["val_accuracy"]
     assert last["synaptic_operations_per_image"] == summary["costs"]["synaptic_operations_per_image"]
     assert inspect_path(path)["layers"] == summary["layers"]
-    of_file = inspect_path(path / "checkpoints" / "best.safetensors")["layers"]
+    of_file = inspect_path(path / "checkpoints" / f"best-{summary['best_epoch']}.safetensors")["layers"]
     assert [row["weights"] for row in of_file] == [row["weights"] for row in summary["layers"]]
-    net = ndsnn.load(path / "checkpoints" / "best.safetensors")
+    net = ndsnn.load(path / "checkpoints" / f"best-{summary['best_epoch']}.safetensors")
     assert ndsnn.sparsity(net) == pytest.approx(summary["final_sparsity"])
 
 
@@ -120,6 +124,48 @@ def test_relative_cost_against_a_dense_run(tiny):
     pairs = zip(read_rows(tiny.output, "metrics.jsonl"), read_rows(dense.output, "metrics.jsonl"), strict=True)
     costs = [s["firing_rate"] * (1 - s["mean_sparsity"]) / d["firing_rate"] for s, d in pairs]
     assert summary["costs"]["relative_training_cost"] == pytest.approx(sum(costs) / 2)
+
+
+def test_a_dense_run_of_another_recipe_is_refused(tiny):
+    dense = elsewhere(tiny, "dense", method=MethodConfig("dense"))
+    train(dense, quiet())
+    for key, change in {"lr": 0.01, "optimizer": "adam", "epochs": 3, "loss": "mean_logits"}.items():
+        with pytest.raises(ConfigError, match=f"dense_run .* has {key} ="):
+            train(replace(tiny, dense_run=dense.output, **{key: change}), quiet())
+
+
+def test_spoilt_weights_are_never_saved(tiny, monkeypatch):
+    """A finite gradient may overflow a weight in the last step before a checkpoint."""
+    original = loop.Trainer._step
+
+    def stepping(trainer, x, y):
+        result = original(trainer, x, y)
+        if trainer.progress.step == 22:
+            with torch.no_grad():
+                trainer.method.layers[0].weight[trainer.method.layers[0].mask] = float("inf")
+        return result
+
+    monkeypatch.setattr(loop.Trainer, "_step", stepping)
+    with pytest.raises(NonFiniteError, match=r"last\.safetensors of step 11"):
+        train(tiny, quiet())
+    state = checkpoints.load_checkpoint(Path(tiny.output) / "checkpoints").state
+    assert state["step"] == 11
+
+
+def test_a_run_that_never_gets_sparse_enough_has_no_best_network(tiny, monkeypatch):
+    monkeypatch.setattr("ndsnn.NDSNN.at_final_sparsity", False)
+    summary = train(tiny, quiet())
+    assert summary["best_epoch"] is None
+    assert 0 <= summary["test_accuracy"] <= 1
+
+
+def test_averages_are_analog_though_the_first_sample_is_empty():
+    linear = nn.Linear(2, 3)
+    meter = ActivityMeter(linear)
+    with meter.counting():
+        linear(torch.tensor([[0.0, 0.0], [0.25, 0.0]]))
+    assert meter.total_operations(spiking=False) == 3
+    assert meter.total_operations(spiking=True) == 0
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "inactive gradient"])
@@ -177,8 +223,10 @@ def test_tensorboard_events_when_asked_for(tiny):
 
 
 def test_best_network_file_has_no_pickle_and_only_alive_values(tiny):
-    train(tiny, quiet())
-    with safe_open(str(Path(tiny.output) / "checkpoints" / "best.safetensors"), "pt") as file:
+    summary = train(tiny, quiet())
+    with safe_open(
+        str(Path(tiny.output) / "checkpoints" / f"best-{summary['best_epoch']}.safetensors"), "pt"
+    ) as file:
         header = json.loads(file.metadata()["ndsnn"])
         for key, entry in header["layers"].items():
             assert file.get_tensor(f"{key}.values").numel() == entry["alive"]

@@ -133,10 +133,10 @@ class ActivityMeter:
             self._unfed.append(name)
             x = inputs[0].detach()
             samples = x.reshape(-1, *x.shape[x.ndim - features :])
-            nonzero = (samples != 0).sum(0)
-            seen = self._pending.get(name)
-            self._pending[name] = nonzero if seen is None else seen + nonzero
-            # One sample tells spikes from analog values; looking at all would cost as much as the count.
-            self.synapses[name].spiking &= bool(((samples[0] == 0) | (samples[0] == 1)).all())
+            nonzero = samples != 0
+            counts, seen = nonzero.sum(0), self._pending.get(name)
+            self._pending[name] = counts if seen is None else seen + counts
+            if self.synapses[name].spiking:
+                self.synapses[name].spiking = bool((samples == nonzero).all())
 
         return count

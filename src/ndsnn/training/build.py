@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import asdict, dataclass
+import os
+import sys
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from ndsnn import data, models
-from ndsnn.config import MethodConfig, ModelConfig, TrainConfig
+from ndsnn.config import DEFAULT_FINAL_SPARSITY, MethodConfig, ModelConfig, TrainConfig
 from ndsnn.errors import ConfigError, SparsityError, unknown_name
 from ndsnn.sparse.distributions import check_sparsity
 from ndsnn.sparse.methods import ConstantSparsity, Dense, SparseTraining, accepted_settings, methods
@@ -56,9 +58,11 @@ def build(config: TrainConfig) -> Parts:
     sparsify(net, initial, config.method.distribution, config.method.dense_layers, generator)
     optimizer = build_optimizer(config, net)
     steps_per_epoch = data.num_batches(len(images.train), config.batch_size)
-    method = method_class(
-        net, optimizer, final, steps_per_epoch * config.epochs, **method_settings(config, method_class)
-    )
+    settings = method_settings(config, method_class)
+    try:
+        method = method_class(net, optimizer, final, steps_per_epoch * config.epochs, **settings)
+    except TypeError as error:
+        raise ConfigError(f"a setting of method {config.method.name} is of the wrong type: {error}") from error
     return Parts(images, net, optimizer, method, steps_per_epoch)
 
 
@@ -83,7 +87,7 @@ def build_model(config: ModelConfig, num_classes: int, channels: int) -> nn.Modu
     builder = models.MODELS[config.name]
     settings: dict[str, object] = {"neuron": asdict(config.neuron), "width": config.width}
     if config.name == "vgg":
-        settings["layers"] = list(config.layers or DEMO_LAYERS)
+        settings["layers"] = list(DEMO_LAYERS if config.layers is None else config.layers)
     elif config.layers is not None:
         raise ConfigError(f"model.layers is a setting of model vgg, not of {config.name}")
     if config.norm is not None:
@@ -111,13 +115,21 @@ def resolve_method(name: str) -> type[SparseTraining]:
     if ":" not in name:
         return methods[name]
     module_name, _, class_name = name.partition(":")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"method {name!r} cannot be imported: {error}") from error
+    except Exception as error:  # the module may fail in any way
+        raise ConfigError(f"method {name!r} cannot be imported: {error!r}") from error
     if not (isinstance(found, type) and issubclass(found, SparseTraining)):
         raise ConfigError(f"method {name!r} is no subclass of ndsnn.SparseTraining")
     return found
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Return `config` with the sparsities that its method takes where they are left open."""
+    initial, final = resolve_sparsities(config.method, resolve_method(config.method.name))
+    return replace(config, method=replace(config.method, initial_sparsity=initial, final_sparsity=final))
 
 
 def resolve_sparsities(config: MethodConfig, method: type[SparseTraining]) -> tuple[float, float]:
@@ -129,7 +141,7 @@ def resolve_sparsities(config: MethodConfig, method: type[SparseTraining]) -> tu
     dense = issubclass(method, Dense)
     final = config.final_sparsity
     if final is None:
-        final = 0.0 if dense else 0.95
+        final = 0.0 if dense else DEFAULT_FINAL_SPARSITY
     initial = config.initial_sparsity
     if initial is None:
         initial = (

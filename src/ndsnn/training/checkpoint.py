@@ -96,19 +96,27 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         if (m := _manifest(directory / name, problems))
     ]
     manifests.sort(key=lambda manifest: manifest["state"]["step"], reverse=True)
-    files = {_sha256(path.read_bytes()): path for path in _tensor_files(directory)}
+    files: dict[str, tuple[Path, bytes]] = {}
+    for path in _tensor_files(directory):
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            problems.append(f"{path.name} cannot be read ({error.strerror or error})")
+        else:
+            files[_sha256(data)] = (path, data)
     for manifest in manifests:
-        path = files.get(manifest["sha256"])
-        if path is not None:
-            tensors = safetensors.torch.load(path.read_bytes())
+        if manifest["sha256"] in files:
+            path, data = files[manifest["sha256"]]
+            tensors = safetensors.torch.load(data)
             return Checkpoint(tensors, manifest["state"], path, tuple(problems))
         problems.append(f"no tensors in {directory} fit the manifest of step {manifest['state']['step']}")
     raise CheckpointError(f"no usable checkpoint in {directory}: {'; '.join(problems) or 'there is none'}")
 
 
 def has_checkpoint(directory: Path) -> bool:
-    """Say whether there is anything in `directory` that might be a checkpoint."""
-    return any(_tensor_files(directory))
+    """Say whether a checkpoint was ever completed in `directory`, usable still or not."""
+    names = ("last.safetensors", "last.json", "previous.safetensors", "previous.json")
+    return any((directory / name).is_file() for name in names)
 
 
 def set_aside_broken(directory: Path, good: Checkpoint) -> None:
@@ -193,9 +201,8 @@ def restore_training(
         CheckpointError: It belongs to another network, optimizer or method.
     """
     tensors, state = checkpoint.tensors, checkpoint.state
-    network = {k.removeprefix("network/"): v for k, v in tensors.items() if k.startswith("network/")}
     try:
-        unpack_network(net, network, state["network"])
+        unpack_network(net, network_tensors(checkpoint), state["network"])
         layers = {id(layer.weight): layer for layer in sparse_layers(net)}
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         saved = join_tensors(state["optimizer"], tensors)
@@ -214,6 +221,12 @@ def restore_training(
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.path} does not fit this run: {error}") from error
+
+
+def network_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the tensors of the network in a checkpoint, by the keys of a sparse file."""
+    prefix = "network/"
+    return {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
 
 
 def split_tensors(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:

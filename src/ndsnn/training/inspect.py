@@ -11,24 +11,24 @@ from torch import nn
 from ndsnn import data
 from ndsnn.config import TrainConfig
 from ndsnn.config_parser import read_config
-from ndsnn.errors import RunError
+from ndsnn.errors import DataError, RunError
 from ndsnn.losses import LOSSES
 from ndsnn.sparse.sparsify import layer_report, sparsity
-from ndsnn.sparse.storage import load, unpack_network
+from ndsnn.sparse.storage import load, read_sparse_file, unpack_network
 from ndsnn.training.activity import ActivityMeter
 from ndsnn.training.build import build_model, load_data
-from ndsnn.training.checkpoint import load_checkpoint
+from ndsnn.training.checkpoint import Checkpoint, load_checkpoint, network_tensors
 from ndsnn.training.evaluate import evaluate
 from ndsnn.training.run_directory import CONFIG, RunDirectory
 
 
-def evaluate_run(path: Path, which: str, split: str, data_root: str | None = None) -> dict[str, Any]:
+def evaluate_run(path: Path, which: str, split: str | None = None, data_root: str | None = None) -> dict[str, Any]:
     """Evaluate a network of a run.
 
     Args:
         path: Run directory.
         which: "last" or "best".
-        split: "validation" or "test".
+        split: "validation" or "test"; None takes the test images of a finished run, else the validation images.
         data_root: Folder of the data, where it is not the one in the run's configuration.
 
     Raises:
@@ -40,7 +40,11 @@ def evaluate_run(path: Path, which: str, split: str, data_root: str | None = Non
     if data_root is not None:
         config = replace(config, data=replace(config.data, root=data_root))
     images = load_data(config)
-    net, epoch = _network(run, config, which, images.num_classes, images.channels)
+    checkpoint = load_checkpoint(run.checkpoints)
+    if checkpoint.state["data"] != images.fingerprint:
+        raise DataError(f"the images of {images.name} or their split are not those that {path} was trained with")
+    net, epoch = _network(run, which, checkpoint, build_model(config.model, images.num_classes, images.channels))
+    split = split or ("test" if run.finished else "validation")
     chosen = images.validation if split == "validation" else images.test()
     meter = ActivityMeter(net)
     batches = data.evaluation_batches(chosen, config.batch_size, mean=images.mean, std=images.std)
@@ -48,6 +52,7 @@ def evaluate_run(path: Path, which: str, split: str, data_root: str | None = Non
     assert result is not None
     return {
         "run": str(path),
+        "notes": list(checkpoint.skipped),
         "which": which,
         "split": split,
         "epoch": epoch,
@@ -71,23 +76,21 @@ def inspect_path(path: Path) -> dict[str, Any]:
         CheckpointError: The file cannot be read.
     """
     if path.is_file():
-        return {"path": str(path), "layers": _bare_table(load(path))}
+        _, header = read_sparse_file(path)
+        layers = _bare_table(load(path)) if header["architecture"] else _header_table(header)
+        return {"path": str(path), "layers": layers}
     run, _ = _open(path)
     if run.finished:
         summary = run.read_summary()
         return {"path": str(path), "layers": summary["layers"], "summary": summary}
     checkpoint = load_checkpoint(run.checkpoints)
-    header = checkpoint.state["network"]
-    table = [
-        {
-            "name": key.removesuffix(".weight"),
-            "shape": entry["shape"],
-            "alive": entry["alive"],
-            "step": checkpoint.state["step"],
-        }
-        for key, entry in header["layers"].items()
-    ]
-    return {"path": str(path), "layers": [_with_sizes(row) for row in table]}
+    layers = _header_table(checkpoint.state["network"])
+    return {
+        "path": str(path),
+        "layers": layers,
+        "step": checkpoint.state["step"],
+        "notes": list(checkpoint.skipped),
+    }
 
 
 def _open(path: Path) -> tuple[RunDirectory, TrainConfig]:
@@ -97,28 +100,27 @@ def _open(path: Path) -> tuple[RunDirectory, TrainConfig]:
     return run, read_config(run.path / CONFIG)
 
 
-def _network(
-    run: RunDirectory, config: TrainConfig, which: str, num_classes: int, channels: int
-) -> tuple[nn.Module, int]:
-    """Return the last or the best network of a run, and the epoch it is of."""
-    net = build_model(config.model, num_classes, channels)
-    checkpoint = load_checkpoint(run.checkpoints)
+def _network(run: RunDirectory, which: str, checkpoint: Checkpoint, net: nn.Module) -> tuple[nn.Module, int]:
+    """Return `net` filled with the last or the best network of a run, and the epoch it is of."""
     progress = checkpoint.state["progress"]
     if which == "last":
-        tensors = {
-            key.removeprefix("network/"): value
-            for key, value in checkpoint.tensors.items()
-            if key.startswith("network/")
-        }
-        return unpack_network(net, tensors, checkpoint.state["network"]), progress["epoch"]
-    if not run.best.is_file():
+        return unpack_network(net, network_tensors(checkpoint), checkpoint.state["network"]), progress["epoch"]
+    if not progress["best_epoch"]:
         raise RunError(f"the run in {run.path} has not reached its final sparsity; use --which last")
-    return load(run.best, net), progress["best_epoch"]
+    return load(run.best(progress["best_epoch"]), net), progress["best_epoch"]
 
 
 def _bare_table(net: nn.Module) -> list[dict[str, Any]]:
     return [
         _with_sizes({"name": row.name, "shape": list(row.shape), "alive": row.alive}) for row in layer_report(net)
+    ]
+
+
+def _header_table(header: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the sparse layers that a header lists; dense ones of a foreign network are not in it."""
+    return [
+        _with_sizes({"name": key.removesuffix(".weight"), "shape": entry["shape"], "alive": entry["alive"]})
+        for key, entry in header["layers"].items()
     ]
 
 

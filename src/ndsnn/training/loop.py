@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -98,6 +99,7 @@ class Trainer:
             CheckpointError: There is no good checkpoint, or it belongs to another run.
         """
         if not checkpoints.has_checkpoint(self.run.checkpoints):
+            # A kill inside the very first save leaves at most temporary files.
             self.run.keep_rows(METRICS, "step", 0)
             self.run.keep_rows(TOPOLOGY, "step", 0)
             return "no checkpoint was written yet; starting again from the beginning"
@@ -179,6 +181,8 @@ class Trainer:
         """Validate, write the epoch's row, keep the best network and save."""
         progress = self.progress
         result = self._evaluate(self.images.validation)
+        if not math.isfinite(result.loss):
+            raise self._non_finite(f"the validation loss is {result.loss}", done=True)
         progress.last_val_accuracy = result.accuracy
         progress.seconds += progress.epoch_seconds
         row = self._epoch_row(result)
@@ -186,13 +190,20 @@ class Trainer:
         progress.epoch += 1
         if self.method.at_final_sparsity and result.accuracy > progress.best_val_accuracy:
             progress.best_epoch, progress.best_val_accuracy = progress.epoch, result.accuracy
-            save(self.net, self.run.best)
+            save(self.net, self.run.best(progress.epoch))
         progress.begin_epoch()
         self.meter.reset()
         self._save()
+        self._forget_older_best()
         if self._stop():
             self._save_and_stop()
         return row
+
+    def _forget_older_best(self) -> None:
+        """Delete best networks that neither of the two checkpoints names."""
+        epochs = sorted(int(p.stem.partition("-")[2]) for p in self.run.checkpoints.glob("best-*.safetensors"))
+        for epoch in [e for e in epochs if e <= self.progress.best_epoch][:-2]:
+            self.run.best(epoch).unlink()
 
     def _epoch_row(self, result: Evaluation) -> dict[str, Any]:
         progress = self.progress
@@ -224,9 +235,12 @@ class Trainer:
         """Touch the test set, for the only time: the last network and the one best by validation."""
         images, progress = self.images.test(), self.progress
         meter = ActivityMeter(self.net)
-        last = best = self._evaluate(images, meter=meter)
-        if progress.best_epoch != progress.epoch:
-            best = self._evaluate(images, load(self.run.best, copy.deepcopy(self.net)))
+        last = self._evaluate(images, meter=meter)
+        best: Evaluation | None = last
+        if not progress.best_epoch:
+            best = None
+        elif progress.best_epoch != progress.epoch:
+            best = self._evaluate(images, load(self.run.best(progress.best_epoch), copy.deepcopy(self.net)))
         sizes = {"train": len(self.images.train), "validation": len(self.images.validation), "test": len(images)}
         summary = summarise(
             self.config, progress, self.method, self.net, meter, (last, best), self.run.read_rows(METRICS), sizes
@@ -276,6 +290,9 @@ class Trainer:
         )
 
     def _save(self) -> Path:
+        """Write a checkpoint, unless the weights are spoilt: those of the last good one are worth more."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.net.parameters()):
+            raise self._non_finite("a weight is not finite", done=True)
         tensors, state = checkpoints.pack_training(self.net, self.optimizer, self.method)
         state |= {
             "step": self.progress.step,
@@ -294,13 +311,18 @@ class Trainer:
             number,
         )
 
-    def _non_finite(self, what: str) -> NonFiniteError:
-        last = "none was written yet"
-        if checkpoints.has_checkpoint(self.run.checkpoints):
-            last = str(self.run.checkpoints / "last.safetensors")
+    def _non_finite(self, what: str, done: bool = False) -> NonFiniteError:
+        """Return the error that stops the run in the step that comes next, or after one that is `done`."""
+        try:
+            found = checkpoints.load_checkpoint(self.run.checkpoints)
+            last = f"{found.path} of step {found.state['step']}"
+        except CheckpointError:
+            last = "none was written yet"
+        where = f"after step {self.progress.step}" if done else f"at step {self.progress.step + 1}"
+        kept = "" if done else "weights and masks were left as they are; "
         return NonFiniteError(
-            f"{what} at step {self.progress.step + 1} (epoch {self.progress.epoch + 1}); weights and masks were "
-            f"left as they are; last good checkpoint: {last}; try a lower lr than {self.config.lr}"
+            f"{what} {where} (epoch {self.progress.epoch + 1}); {kept}last good checkpoint: {last}; "
+            f"try a lower lr than {self.config.lr}"
         )
 
     def _time_left(self) -> float:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from ndsnn.config import TrainConfig, default_output, require_same_run
+from ndsnn.config import MACHINE_KEYS, TrainConfig, default_output, flatten, require_same_run
 from ndsnn.config_parser import config_to_yaml, read_config
 from ndsnn.errors import ConfigError, RunError
 from ndsnn.sparse.topology import MASKABLE
-from ndsnn.training.build import Parts, build
+from ndsnn.training.build import Parts, build, resolve
+from ndsnn.training.checkpoint import pack_training
 from ndsnn.training.loop import Trainer
 from ndsnn.training.run_directory import CONFIG, METRICS, RunDirectory
 from ndsnn.training.tracking import require_tensorboard
@@ -33,7 +33,7 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
         RunInterrupted: A signal stopped the run; its checkpoint is written.
     """
     console = console or Console()
-    config = default_output(config)
+    config = default_output(resolve(config))
     run = RunDirectory(str(config.output))
     if config.tensorboard:
         require_tensorboard()
@@ -47,12 +47,13 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     parts = build(config)
     run.require_space(_space_needed(parts))
     trainer = Trainer(config, parts, run, console, dense_rates)
-    if config.resume:
-        console.print(trainer.resume(), highlight=False, markup=False, soft_wrap=True)
-    else:
-        run.create(config_to_yaml(config))
-    console.print(_heading(config, parts), highlight=False, markup=False, soft_wrap=True)
-    return trainer.train()
+    if not config.resume:
+        run.create(config_to_yaml(config), config.overwrite)
+    with run.locked():
+        if config.resume:
+            console.print(trainer.resume(), highlight=False, markup=False, soft_wrap=True)
+        console.print(_heading(config, parts), highlight=False, markup=False, soft_wrap=True)
+        return trainer.train()
 
 
 def require_resumable(run: RunDirectory, config: TrainConfig) -> None:
@@ -84,9 +85,11 @@ def read_dense_rates(config: TrainConfig) -> list[float] | None:
     recipe = read_config(dense.path / CONFIG)
     if recipe.method.name != "dense":
         raise ConfigError(f"dense_run {dense.path} was trained with method {recipe.method.name}, not dense")
-    mine = replace(config.data, root=None), config.model, config.epochs, config.batch_size
-    if mine != (replace(recipe.data, root=None), recipe.model, recipe.epochs, recipe.batch_size):
-        raise ConfigError(f"dense_run {dense.path} has other data, model, epochs or batch_size than this run")
+    mine, theirs = flatten(config), flatten(recipe)
+    for key in mine:
+        free = key in MACHINE_KEYS | {"seed", "dense_run"} or key.startswith("method.")
+        if not free and mine[key] != theirs[key]:
+            raise ConfigError(f"dense_run {dense.path} has {key} = {theirs[key]}, this run {mine[key]}")
     rates = [float(row["firing_rate"]) for row in dense.read_rows(METRICS)]
     if len(rates) != config.epochs:
         raise RunError(f"dense_run {dense.path} has {len(rates)} of {config.epochs} epochs; finish it first")
@@ -94,13 +97,14 @@ def read_dense_rates(config: TrainConfig) -> list[float] | None:
 
 
 def _space_needed(parts: Parts) -> int:
-    """Return the bytes of two checkpoints, a third being written, and the best network."""
-    alive = sum(layer.nnz for layer in parts.method.layers)
-    places = sum(layer.size for layer in parts.method.layers)
-    others = sum(p.numel() for p in parts.net.parameters()) - places
-    per_weight = 8 if isinstance(parts.optimizer, torch.optim.SGD) else 12
-    checkpoint = (alive + others) * per_weight + places // 8 + 2**20
-    return 4 * checkpoint
+    """Return the bytes of two checkpoints, a third being written, and the best networks."""
+    tensors, _ = pack_training(parts.net, parts.optimizer, parts.method)
+    present = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    parameters = sum(
+        t.numel() for key, t in tensors.items() if key.startswith("network/") and t.is_floating_point()
+    )
+    per_parameter = 4 if isinstance(parts.optimizer, torch.optim.SGD) else 8
+    return 5 * (present + parameters * per_parameter + 2**18)
 
 
 def _heading(config: TrainConfig, parts: Parts) -> str:

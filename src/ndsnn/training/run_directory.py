@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ndsnn.atomic import write_atomically
+from ndsnn.atomic import sync_directory, write_atomically
 from ndsnn.config_parser import CONFIG_FILE
 from ndsnn.errors import RunError
 
@@ -18,6 +20,12 @@ METRICS = "metrics.jsonl"
 TOPOLOGY = "topology.jsonl"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+LOCK = ".lock"
+OWN_ENTRIES = {CONFIG, METRICS, TOPOLOGY, SUMMARY, CHECKPOINTS, TENSORBOARD, LOCK} | {
+    f"{name}.tmp" for name in (CONFIG, METRICS, TOPOLOGY, SUMMARY)
+}
+"""Everything that a run directory may hold."""
 
 
 class RunDirectory:
@@ -30,12 +38,15 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / CHECKPOINTS
-        self.best = self.checkpoints / "best.safetensors"
+
+    def best(self, epoch: int) -> Path:
+        """Return the file of the network that was best by validation after `epoch` epochs."""
+        return self.checkpoints / f"best-{epoch}.safetensors"
 
     @property
     def exists(self) -> bool:
         """Whether a run was begun here."""
-        return (self.path / CONFIG).is_file()
+        return (self.path / CONFIG).is_file() and self.checkpoints.is_dir()
 
     @property
     def finished(self) -> bool:
@@ -46,17 +57,35 @@ class RunDirectory:
         """Check that a new run may begin here, without touching anything.
 
         Raises:
-            RunError: There is a run and `overwrite` is false, or something that is no run.
+            RunError: There is a run and `overwrite` is false, or something that is no run or more than a run.
         """
-        if self.path.is_dir() and not any(self.path.iterdir()):
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
-        if self.exists:
-            if not overwrite:
-                raise RunError(
-                    f"there is a run in {self.path} already; go on with --resume or delete it with --overwrite"
-                )
-        elif self.path.exists():
+        if not self.exists:
             raise RunError(f"{self.path} exists and is no run directory; choose another output")
+        if not overwrite:
+            raise RunError(
+                f"there is a run in {self.path} already; go on with --resume or delete it with --overwrite"
+            )
+        foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in OWN_ENTRIES)
+        if foreign:
+            raise RunError(
+                f"{self.path} holds {foreign[0]!r}, which is no part of a run; move it away before you overwrite"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this directory meanwhile.
+
+        Raises:
+            RunError: One does so already.
+        """
+        with open(self.path / LOCK, "w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"another process is training in {self.path}; wait for it or stop it") from error
+            yield
 
     def require_space(self, needed: int) -> None:
         """Check that the disk has room for `needed` bytes.
@@ -74,21 +103,28 @@ class RunDirectory:
                 f"{free / 1e6:.1f} MB are free"
             )
 
-    def create(self, config_yaml: str) -> None:
-        """Make the directory, in place of an older run, and write its configuration.
+    def create(self, config_yaml: str, overwrite: bool = False) -> None:
+        """Make the directory with its configuration, whole or not at all, in place of an older run if asked to.
 
         Raises:
-            RunError: It cannot be written.
+            RunError: It cannot be written, or there is something in its place.
         """
+        self.require_free(overwrite)
+        new = self.path.with_name(f".{self.path.name}.new-{os.getpid()}")
+        old = self.path.with_name(f".{self.path.name}.old-{os.getpid()}")
         try:
-            if self.exists:
-                shutil.rmtree(self.path)
-            self.checkpoints.mkdir(parents=True)
+            (new / CHECKPOINTS).mkdir(parents=True)
             for name in (METRICS, TOPOLOGY):
-                (self.path / name).touch()
-            write_atomically(self.path / CONFIG, config_yaml.encode())
+                (new / name).touch()
+            write_atomically(new / CONFIG, config_yaml.encode())
+            if self.exists:
+                os.replace(self.path, old)
+            os.replace(new, self.path)
+            sync_directory(self.path.parent)
         except OSError as error:
+            shutil.rmtree(new, ignore_errors=True)
             raise RunError(f"cannot create the run directory {self.path}: {error.strerror or error}") from error
+        shutil.rmtree(old, ignore_errors=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json in one step."""

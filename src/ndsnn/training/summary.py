@@ -22,7 +22,7 @@ def summarise(
     method: SparseTraining,
     net: nn.Module,
     meter: ActivityMeter,
-    tested: tuple[Evaluation, Evaluation],
+    tested: tuple[Evaluation, Evaluation | None],
     rows: list[dict[str, Any]],
     sizes: dict[str, int],
 ) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def summarise(
         method: Its method, after the last step.
         net: Its last network.
         meter: What the last network did on the test images.
-        tested: Test results of the last network and of the one best by validation.
+        tested: Test results of the last network and of the one best by validation, None where no epoch was at θf.
         rows: Its metrics.jsonl.
         sizes: Numbers of training, validation and test images.
 
@@ -53,9 +53,9 @@ def summarise(
         "steps": progress.step,
         "test_accuracy": last.accuracy,
         "val_accuracy": progress.last_val_accuracy,
-        "best_epoch": progress.best_epoch,
-        "best_test_accuracy": best.accuracy,
-        "best_val_accuracy": progress.best_val_accuracy,
+        "best_epoch": progress.best_epoch if best else None,
+        "best_test_accuracy": best.accuracy if best else None,
+        "best_val_accuracy": progress.best_val_accuracy if best else None,
         "images": sizes,
         "layers": layer_table(net, meter, last.images),
         "costs": cost_table(net, meter, rows, last.images, config.model.time_steps),

@@ -38,8 +38,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     costs, machine = summary["costs"], summary["machine"]
     relative = costs["relative_training_cost"]
     rows = {
-        "test accuracy": f"{summary['test_accuracy']:.2%} after the last epoch, "
-        f"{summary['best_test_accuracy']:.2%} at epoch {summary['best_epoch']}, the best by validation "
+        "test accuracy": f"{summary['test_accuracy']:.2%} after the last epoch, {_best(summary)} "
         f"(n = {summary['images']['test']}, seed {summary['seed']})",
         "sparsity": f"{summary['initial_sparsity']:.2%} → {summary['final_sparsity']:.2%}",
         "firing rate": f"{costs['test_firing_rate']:.4f} spikes per neuron and step",
@@ -76,6 +75,12 @@ def print_data_sets(rows: list[dict[str, Any]], console: Console) -> None:
         places = ", ".join(row["where"]) or "the folder that --root names"
         text = f"in {places}" if row["state"] == "ready" else f"looked for in {places}. {row['how_to_get']}"
         console.print(f"{row['name']}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _best(summary: dict[str, Any]) -> str:
+    if summary["best_epoch"] is None:
+        return "no epoch at the final sparsity"
+    return f"{summary['best_test_accuracy']:.2%} at epoch {summary['best_epoch']}, the best by validation"
 
 
 def _layer_cells(row: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ndsnn.errors import MissingDependencyError
+from ndsnn.training.run_directory import TENSORBOARD
 
 
 class Tracker:
@@ -25,7 +26,7 @@ class Tracker:
         self._writer: Any = None
         if enabled:
             writer = require_tensorboard()
-            self._writer = writer(log_dir=str(directory / "tensorboard"), purge_step=step + 1 if step else None)
+            self._writer = writer(log_dir=str(directory / TENSORBOARD), purge_step=step + 1 if step else None)
 
     def __enter__(self) -> Tracker:
         return self
