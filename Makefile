@@ -30,12 +30,13 @@ format: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/augmentation.py
 
-$(BIN)/python:
+$(VENV)/.created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ndsnn needs Python 3.11 or newer; say make PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
 
 # An extra is installed again only when pyproject.toml changes.
-$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
