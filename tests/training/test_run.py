@@ -70,7 +70,11 @@ def test_evaluate_and_inspect_agree_with_the_summary(tiny):
     assert last["synaptic_operations_per_image"] == summary["costs"]["synaptic_operations_per_image"]
     assert inspect_path(path)["layers"] == summary["layers"]
     of_file = inspect_path(path / "checkpoints" / f"best-{summary['best_epoch']}.safetensors")["layers"]
-    assert [row["weights"] for row in of_file] == [row["weights"] for row in summary["layers"]]
+    assert [row["alive"] for row in of_file] == [row["alive"] for row in summary["layers"]]
+    assert all(0 < row["firing_rate"] < 1 for row in of_file if row["firing_rate"] is not None)
+    (path / "summary.json").unlink()
+    under_way = inspect_path(path)["layers"]
+    assert sum(row["share_of_operations"] for row in under_way) == pytest.approx(1)
     net = ndsnn.load(path / "checkpoints" / f"best-{summary['best_epoch']}.safetensors")
     assert ndsnn.sparsity(net) == pytest.approx(summary["final_sparsity"])
 

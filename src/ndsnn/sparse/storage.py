@@ -35,17 +35,19 @@ FORMAT = "ndsnn-sparse"
 VERSION = 1
 
 
-def save(net: nn.Module, path: str | Path) -> None:
+def save(net: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
     """Write a network to a safetensors file; alive weights only.
 
     Args:
         net: A network, sparse or not.
         path: Where to; an existing file is replaced in one step.
+        notes: Anything JSON-able to keep beside the network, in the header's "notes"; `load` does not read it.
 
     Raises:
         CheckpointError: The file cannot be written.
     """
     tensors, header = pack_network(net)
+    header["notes"] = dict(notes or {})
     data = safetensors.torch.save(tensors, metadata={"ndsnn": json.dumps(header)})
     try:
         write_atomically(Path(path), data)

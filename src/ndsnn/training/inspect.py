@@ -69,7 +69,8 @@ def evaluate_run(path: Path, which: str, split: str | None = None, data_root: st
 def inspect_path(path: Path) -> dict[str, Any]:
     """Return what is known of the layers of a run or a sparse file.
 
-    A finished run knows firing rates and operations, measured on its test set; a file or a run under way does not.
+    Firing rates and operations are those of the test images for a finished run, of the validation images after the
+    last epoch for a run under way and its best network; a file that `ndsnn.save` wrote for somebody else has none.
 
     Raises:
         RunError: There is nothing of that name.
@@ -77,14 +78,16 @@ def inspect_path(path: Path) -> dict[str, Any]:
     """
     if path.is_file():
         _, header = read_sparse_file(path)
-        layers = _bare_table(load(path)) if header["architecture"] else _header_table(header)
+        layers = header.get("notes", {}).get("layers")
+        if layers is None:
+            layers = _bare_table(load(path)) if header["architecture"] else _header_table(header)
         return {"path": str(path), "layers": layers}
     run, _ = _open(path)
     if run.finished:
         summary = run.read_summary()
         return {"path": str(path), "layers": summary["layers"], "summary": summary}
     checkpoint = load_checkpoint(run.checkpoints)
-    layers = _header_table(checkpoint.state["network"])
+    layers = checkpoint.state["layers"] or _header_table(checkpoint.state["network"])
     return {
         "path": str(path),
         "layers": layers,

@@ -31,7 +31,7 @@ from ndsnn.training.evaluate import Evaluation, evaluate
 from ndsnn.training.progress import Progress
 from ndsnn.training.run_directory import METRICS, TOPOLOGY, RunDirectory
 from ndsnn.training.signals import RunInterrupted, StopRequest, stop_signals
-from ndsnn.training.summary import summarise
+from ndsnn.training.summary import layer_table, summarise
 from ndsnn.training.tracking import Tracker
 
 
@@ -63,6 +63,7 @@ class Trainer:
         self.augmentation = self._augmentation()
         self.meter = ActivityMeter(self.net)
         self.progress = Progress()
+        self.layers: list[dict[str, Any]] = []
         self.weights = sum(layer.size for layer in self.method.layers)
         self.alive = sum(layer.nnz for layer in self.method.layers)
         self._stop = StopRequest()
@@ -111,6 +112,7 @@ class Trainer:
         checkpoints.restore_training(found, self.net, self.optimizer, self.method)
         self.meter.load_state_dict(found.state["meter"])
         self.progress = Progress(**found.state["progress"])
+        self.layers = found.state["layers"]
         self.alive = sum(layer.nnz for layer in self.method.layers)
         self.run.keep_rows(METRICS, "epoch", self.progress.epoch)
         self.run.keep_rows(TOPOLOGY, "step", self.progress.step)
@@ -180,17 +182,20 @@ class Trainer:
     def _finish_epoch(self) -> dict[str, Any]:
         """Validate, write the epoch's row, keep the best network and save."""
         progress = self.progress
-        result = self._evaluate(self.images.validation)
+        meter = ActivityMeter(self.net)
+        result = self._evaluate(self.images.validation, meter=meter)
         if not math.isfinite(result.loss):
             raise self._non_finite(f"the validation loss is {result.loss}", done=True)
         progress.last_val_accuracy = result.accuracy
+        self.layers = layer_table(self.net, meter, result.images)
         progress.seconds += progress.epoch_seconds
         row = self._epoch_row(result)
         self.run.append(METRICS, [row])
         progress.epoch += 1
         if self.method.at_final_sparsity and result.accuracy > progress.best_val_accuracy:
             progress.best_epoch, progress.best_val_accuracy = progress.epoch, result.accuracy
-            save(self.net, self.run.best(progress.epoch))
+            notes = {"epoch": progress.epoch, "val_accuracy": result.accuracy, "layers": self.layers}
+            save(self.net, self.run.best(progress.epoch), notes)
         progress.begin_epoch()
         self.meter.reset()
         self._save()
@@ -299,6 +304,7 @@ class Trainer:
             "progress": asdict(self.progress),
             "meter": self.meter.state_dict(),
             "data": self.images.fingerprint,
+            "layers": self.layers,
         }
         return checkpoints.save_checkpoint(self.run.checkpoints, tensors, state)
 
