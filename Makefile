@@ -36,7 +36,7 @@ $(VENV)/.created:
 	touch $@
 
 # An extra is installed again only when pyproject.toml changes.
-$(VENV)/.installed-%: pyproject.toml | $(VENV)/.created
+$(VENV)/.installed-%: pyproject.toml $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
