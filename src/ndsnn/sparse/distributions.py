@@ -54,7 +54,7 @@ def layer_counts(
     distribution: str = "erk",
     dense_layers: Collection[str] = (),
 ) -> dict[str, int]:
-    """Split the alive weights of a network over its layers (SPEC of ERK: Evci et al. 2020, appendix).
+    """Split the alive weights of a network over its layers (ERK: Evci et al. 2020).
 
     The result does not depend on the order of `shapes`.
 
