@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ndsnn.errors import ConfigError
-from ndsnn.sparse.topology import has_mask, maskable_modules, weight_of
+from ndsnn.sparse.sparsify import layer_report, sparsity
+from ndsnn.sparse.topology import MASK, has_mask, weight_of
 
 WEIGHT_BITS = 32
 """b_w: bits of a weight in training."""
@@ -58,17 +59,15 @@ def memory_footprint_bits(
 
 def network_footprint_bits(net: nn.Module, time_steps: int) -> float:
     """Return `memory_footprint_bits` of a network at its present sparsity."""
-    modules = maskable_modules(net).values()
-    weights = sum(weight_of(module).numel() for module in modules)
-    alive = sum(int(alive_mask(module).sum()) for module in modules)
-    filters = [weight_of(module).shape[0] for module in modules]
-    return memory_footprint_bits(1 - alive / weights, weights, time_steps, filters)
+    rows = layer_report(net)
+    weights = sum(row.weights for row in rows)
+    return memory_footprint_bits(sparsity(net), weights, time_steps, [row.shape[0] for row in rows])
 
 
 def alive_mask(module: nn.Module) -> Tensor:
     """Return the mask of a conv or linear layer; all true where it has none."""
     if has_mask(module):
-        return module.get_buffer("sparsity_mask")
+        return module.get_buffer(MASK)
     return torch.ones_like(weight_of(module), dtype=torch.bool)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from ndsnn.config import TrainConfig
 from ndsnn.config_parser import read_config
 from ndsnn.errors import DataError, RunError
 from ndsnn.losses import LOSSES
-from ndsnn.sparse.sparsify import layer_report, sparsity
+from ndsnn.sparse.sparsify import LayerRow, layer_report, sparsity
 from ndsnn.sparse.storage import load, read_sparse_file, unpack_network
 from ndsnn.training.activity import ActivityMeter
 from ndsnn.training.build import build_model, load_data
 from ndsnn.training.checkpoint import Checkpoint, load_checkpoint, network_tensors
 from ndsnn.training.evaluate import evaluate
 from ndsnn.training.run_directory import CONFIG, RunDirectory
+from ndsnn.training.summary import what_is_alive
 
 
 def evaluate_run(path: Path, which: str, split: str | None = None, data_root: str | None = None) -> dict[str, Any]:
@@ -80,14 +82,16 @@ def inspect_path(path: Path) -> dict[str, Any]:
         _, header = read_sparse_file(path)
         layers = header.get("notes", {}).get("layers")
         if layers is None:
-            layers = _bare_table(load(path)) if header["architecture"] else _header_table(header)
+            rows = layer_report(load(path)) if header["architecture"] else _header_rows(header)
+            layers = [what_is_alive(row) for row in rows]
         return {"path": str(path), "layers": layers}
     run, _ = _open(path)
     if run.finished:
         summary = run.read_summary()
         return {"path": str(path), "layers": summary["layers"], "summary": summary}
     checkpoint = load_checkpoint(run.checkpoints)
-    layers = checkpoint.state["layers"] or _header_table(checkpoint.state["network"])
+    rows = _header_rows(checkpoint.state["network"])
+    layers = checkpoint.state["layers"] or [what_is_alive(row) for row in rows]
     return {
         "path": str(path),
         "layers": layers,
@@ -113,22 +117,9 @@ def _network(run: RunDirectory, which: str, checkpoint: Checkpoint, net: nn.Modu
     return load(run.best(progress["best_epoch"]), net), progress["best_epoch"]
 
 
-def _bare_table(net: nn.Module) -> list[dict[str, Any]]:
-    return [
-        _with_sizes({"name": row.name, "shape": list(row.shape), "alive": row.alive}) for row in layer_report(net)
-    ]
-
-
-def _header_table(header: dict[str, Any]) -> list[dict[str, Any]]:
+def _header_rows(header: dict[str, Any]) -> list[LayerRow]:
     """Return the sparse layers that a header lists; dense ones of a foreign network are not in it."""
     return [
-        _with_sizes({"name": key.removesuffix(".weight"), "shape": entry["shape"], "alive": entry["alive"]})
+        LayerRow(key.removesuffix(".weight"), tuple(entry["shape"]), math.prod(entry["shape"]), entry["alive"])
         for key, entry in header["layers"].items()
     ]
-
-
-def _with_sizes(row: dict[str, Any]) -> dict[str, Any]:
-    weights = 1
-    for side in row["shape"]:
-        weights *= side
-    return row | {"weights": weights, "sparsity": 1 - row["alive"] / weights}

@@ -259,7 +259,7 @@ class Trainer:
         batches = data.evaluation_batches(
             images, self.config.batch_size, mean=self.images.mean, std=self.images.std
         )
-        result = evaluate(net or self.net, batches, self.criterion, meter, self._stop)
+        result = evaluate(self.net if net is None else net, batches, self.criterion, meter, self._stop)
         if result is None:
             self._save_and_stop()
         return result

@@ -8,7 +8,7 @@ from torch import nn
 
 from ndsnn.config import TrainConfig, to_plain
 from ndsnn.sparse.methods import SparseTraining
-from ndsnn.sparse.sparsify import layer_report
+from ndsnn.sparse.sparsify import LayerRow, layer_report
 from ndsnn.training.activity import ActivityMeter
 from ndsnn.training.costs import network_footprint_bits, peak_memory_mb
 from ndsnn.training.evaluate import Evaluation
@@ -77,12 +77,8 @@ def layer_table(net: nn.Module, meter: ActivityMeter, images: int) -> list[dict[
         synapses = meter.synapses[row.name]
         neuron = meter.feeds.get(row.name)
         table.append(
-            {
-                "name": row.name,
-                "shape": list(row.shape),
-                "weights": row.weights,
-                "alive": row.alive,
-                "sparsity": row.sparsity,
+            what_is_alive(row)
+            | {
                 "firing_rate": None if neuron is None else meter.neurons[neuron].firing_rate,
                 "operations": synapses.operations / images,
                 "operation": "add" if synapses.spiking else "multiply-add",
@@ -90,6 +86,17 @@ def layer_table(net: nn.Module, meter: ActivityMeter, images: int) -> list[dict[
             }
         )
     return table
+
+
+def what_is_alive(row: LayerRow) -> dict[str, Any]:
+    """Return the entries of a layer that need no run: name, shape, weights, alive, sparsity."""
+    return {
+        "name": row.name,
+        "shape": list(row.shape),
+        "weights": row.weights,
+        "alive": row.alive,
+        "sparsity": row.sparsity,
+    }
 
 
 def cost_table(
