@@ -4,18 +4,24 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Two workers of one thread each use both cores of a small machine; -n 0 runs the tests in this process.
 WORKERS ?= 2
+# In the virtual environment where the machine has none.
+CMAKE  := PATH="$(abspath $(BIN)):$$PATH" cmake
+# With NDSNN_NO_NATIVE=1 there is no native engine to build or to check.
+NATIVE := $(if $(filter-out 0,$(NDSNN_NO_NATIVE)),,yes)
+CSRC   := $(wildcard csrc/*.h csrc/*.cpp csrc/kernels/*.h csrc/kernels/*.cpp)
 
-.PHONY: demo test lint format types unit bench clean
+.PHONY: demo test lint format types unit sanitize native bench clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/ndsnn train --output runs/demo --overwrite true
 	$(BIN)/ndsnn inspect runs/demo
 
-test: lint types unit
+test: lint types $(if $(NATIVE),sanitize) unit
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CSRC)
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
@@ -23,9 +29,24 @@ types: $(VENV)/.installed-test
 unit: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
+# The tests marked `sanitize`, on a build of the native engine that stops at the first access out of bounds or
+# undefined operation. Python itself is not built like that, so the libraries of the sanitizers are loaded before it.
+sanitize: $(VENV)/.installed-test
+	$(CMAKE) -S . -B build/sanitize -DCMAKE_BUILD_TYPE=Sanitize -DPython_EXECUTABLE=$(abspath $(BIN)/python) >/dev/null
+	$(CMAKE) --build build/sanitize --parallel $(WORKERS) >/dev/null
+	module=$$(echo $(CURDIR)/build/sanitize/_native*.so) && \
+	LD_PRELOAD="$$(ldd $$module | awk '/lib(asan|ubsan)/ { print $$3 }' | xargs)" NDSNN_NATIVE_MODULE=$$module \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=2 \
+	$(BIN)/python -m pytest -q -m sanitize --capture=no tests/engine
+
+# Compiles what changed in csrc and puts it into the editable install, with the compiler's warnings on view.
+native: $(VENV)/.build-requirements
+	$(BIN)/python -m pip install --verbose --no-build-isolation --no-deps --editable .
+
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CSRC)
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/augmentation.py
@@ -35,9 +56,17 @@ $(VENV)/.created:
 	$(PYTHON) -m venv --clear $(VENV)
 	touch $@
 
-# An extra is installed again only when pyproject.toml changes.
-$(VENV)/.installed-%: pyproject.toml $(VENV)/.created
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+# What pyproject.toml asks for, then cmake and ninja where the machine lacks them.
+$(VENV)/.build-requirements: pyproject.toml $(VENV)/.created
+	$(BIN)/python -m pip install --quiet $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')
+	tools=$$($(BIN)/python -c 'from scikit_build_core.build import get_requires_for_build_editable as tools; print(*tools())') && \
+	{ [ -z "$$tools" ] || $(BIN)/python -m pip install --quiet $$tools; }
+	touch $@
+
+# An extra is installed again only when pyproject.toml or the native engine changes. Without build isolation, nanobind
+# stays where the build directory knows it, and only the sources that changed are compiled again.
+$(VENV)/.installed-%: pyproject.toml CMakeLists.txt $(CSRC) $(VENV)/.build-requirements
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[$*]'
 	touch $@
 
 clean:

@@ -10,7 +10,9 @@ from torch import nn
 
 import ndsnn
 from ndsnn.cli import main
+from ndsnn.engine import native
 from ndsnn.errors import RunError
+from ndsnn.training.build import build_model
 from ndsnn.training.run_directory import RunDirectory
 
 TINY = [
@@ -78,6 +80,7 @@ def fails(capsys, *arguments: str) -> str:
         (["--seed", "99999999999999999999999"], "seed is"),
         (["--threads", "99999999999"], "threads is"),
         (["--data.image_size", "3000000"], "image_size is"),
+        (["--engine", "reference", "--memory", "recompute"], "recompute needs the native engine"),
     ],
 )
 def test_bad_input_to_train(here, capsys, arguments, words):
@@ -185,7 +188,7 @@ def test_inspect_a_foreign_network(here, capsys):
 def test_train_evaluate_inspect(here, capsys):
     assert main(["train", *TINY, "--output", "run"]) == 0
     printed = capsys.readouterr().out
-    for words in ("epoch 1/2", "epoch 2/2", "left 0:00", "test accuracy", "engine: reference"):
+    for words in ("epoch 1/2", "epoch 2/2", "left 0:00", "test accuracy"):
         assert words in printed
     assert main(["evaluate", "run", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -199,6 +202,90 @@ def test_train_evaluate_inspect(here, capsys):
         assert [row["alive"] for row in table] == [row["alive"] for row in summary["layers"]]
         assert main(["inspect", target]) == 0
         assert "classifier" in capsys.readouterr().out
+
+
+@pytest.fixture
+def no_native(monkeypatch):
+    monkeypatch.delenv("NDSNN_BACKEND", raising=False)
+    monkeypatch.setattr(native, "available", lambda: False)
+    monkeypatch.setattr(native, "unavailable_reason", lambda: "there is no compiler here")
+
+
+@pytest.fixture
+def dropout(monkeypatch):
+    """Networks get a layer that the engine does not know."""
+
+    def build(*arguments):
+        net = build_model(*arguments)
+        net.features.append(nn.Dropout(0.5))
+        return net
+
+    monkeypatch.setattr("ndsnn.training.build.build_model", build)
+
+
+def test_the_engine_and_its_reason_are_printed(here, capsys):
+    assert main(["train", *TINY, "--engine", "reference"]) == 0
+    line = "engine: reference (plain PyTorch on masked weights, 1 threads), because it was asked for\n"
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not native.available(), reason=native.unavailable_reason())
+def test_the_native_engine_is_taken_where_it_can_be(here, capsys, monkeypatch):
+    monkeypatch.delenv("NDSNN_BACKEND", raising=False)
+    assert main(["train", *TINY, "--output", "run", "--memory", "recompute"]) == 0
+    printed = capsys.readouterr().out
+    line = f"engine: native ({native.instruction_set()}, 1 threads), memory recompute, because it is available\n"
+    assert line in printed
+    assert f"native engine ({native.instruction_set()})" in printed
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert (summary["engine"], summary["instruction_set"]) == ("native", native.instruction_set())
+    assert main(["evaluate", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["engine"] == "native"
+
+
+def test_without_the_native_engine(here, capsys, no_native):
+    assert "there is no compiler here" in fails(capsys, "train", *TINY, "--engine", "native")
+    assert "recompute needs the native engine" in fails(capsys, "train", *TINY, "--memory", "recompute")
+    assert list(here.iterdir()) == [], "nothing may be written"
+    assert main(["train", *TINY, "--output", "run"]) == 0
+    printed = capsys.readouterr().out
+    assert "engine: reference (plain PyTorch on masked weights, 1 threads), because" in printed
+    assert "there is no compiler here" in printed
+    assert main(["evaluate", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["engine"] == "reference"
+
+
+def test_a_run_of_the_native_engine_is_evaluated_where_there_is_none(here, capsys, monkeypatch):
+    assert main(["train", *TINY, "--output", "run", "--engine", "reference"]) == 0
+    config = Path("run/config.yaml")
+    config.write_text(config.read_text().replace("engine: reference", "engine: native"))
+    monkeypatch.setattr(native, "available", lambda: False)
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--json"]) == 0
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert json.loads(capsys.readouterr().out)["accuracy"] == summary["best_test_accuracy"]
+
+
+@pytest.mark.skipif(not native.available(), reason=native.unavailable_reason())
+def test_a_network_that_the_engine_does_not_know(here, capsys, monkeypatch, dropout):
+    monkeypatch.delenv("NDSNN_BACKEND", raising=False)
+    line = fails(capsys, "train", *TINY, "--engine", "native")
+    assert "engine native cannot compute this run: layer 'features." in line
+    assert list(here.iterdir()) == [], "nothing may be written"
+    assert main(["train", *TINY, "--output", "run"]) == 0
+    assert "engine: reference" in (printed := capsys.readouterr().out)
+    assert "because layer 'features." in printed
+    assert "Dropout" in json.loads(Path("run/summary.json").read_text())["engine_reason"]
+
+
+def test_a_run_from_before_there_were_engines_can_be_inspected(here, capsys):
+    assert main(["train", *TINY, "--output", "run", "--engine", "reference"]) == 0
+    summary = json.loads(Path("run/summary.json").read_text())
+    old = {k: v for k, v in summary.items() if k not in ("engine", "engine_reason", "instruction_set")}
+    Path("run/summary.json").write_text(json.dumps(old))
+    capsys.readouterr()
+    assert main(["inspect", "run"]) == 0
+    assert "reference engine, 1 threads" in capsys.readouterr().out
 
 
 def test_train_json_prints_the_summary_alone_on_stdout(here, capsys):

@@ -2,6 +2,7 @@
 
 net = ndsnn.models.vgg16(num_classes=10, time_steps=5)
 ndsnn.sparsify(net, sparsity=0.7)
+net = ndsnn.accelerate(net)  # optional: the engine that makes every zero count
 optimizer = torch.optim.SGD(net.parameters(), lr=0.3, momentum=0.9, weight_decay=5e-4)
 rewire = ndsnn.NDSNN(net, optimizer, final_sparsity=0.95, total_steps=len(loader) * epochs)
 for x, y in loader:
@@ -13,6 +14,7 @@ ndsnn.save(net, "net.safetensors")
 from importlib.metadata import version
 
 from ndsnn import data, errors, losses, models
+from ndsnn.engine import Accelerated, accelerate
 from ndsnn.errors import NdsnnError
 from ndsnn.neurons import LIF, LIFParameters, lif
 from ndsnn.sparse.methods import (
@@ -39,6 +41,7 @@ __all__ = [
     "LIF",
     "NDSNN",
     "SET",
+    "Accelerated",
     "ConstantSparsity",
     "Dense",
     "GraNet",
@@ -48,6 +51,7 @@ __all__ = [
     "SparseTraining",
     "Static",
     "__version__",
+    "accelerate",
     "data",
     "errors",
     "layer_report",

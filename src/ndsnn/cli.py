@@ -1,4 +1,4 @@
-"""The command line: `ndsnn train | evaluate | inspect | data`.
+"""The command line: `ndsnn train | evaluate | inspect | bench | data`.
 
 Exit codes: 0 done; 2 bad input, with one line that says what to do; 1 a run that had to give up (non-finite loss);
 128 + n stopped by signal n after saving a checkpoint.
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ndsnn: {stop}", file=sys.stderr)
         return 128 + stop.signal_number
     except KeyboardInterrupt:
-        print("ndsnn: interrupted before the run began; nothing was written", file=sys.stderr)
+        print("ndsnn: interrupted; nothing was written", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="print figures as JSON")
     inspect.set_defaults(command=_inspect)
 
+    _add_bench(commands.add_parser("bench", help="the engine against dense torch on this machine"))
+
     data = commands.add_parser("data", help="what data sets there are, and how to get them")
     actions = data.add_subparsers(required=True, metavar="action", parser_class=_Parser)
     listing = actions.add_parser("list", help="all data sets and where they are looked for")
@@ -91,6 +93,34 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--root", default=None, help="folder to put it in")
     prepare.set_defaults(command=_data_prepare)
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    """Declare the options of `bench`; those not given are left to `BenchOptions`."""
+    left_out = argparse.SUPPRESS
+    for flag, field, kind, explanation in (
+        ("--model", "models", str, "networks (default: vgg16 resnet19)"),
+        ("--batch", "batches", int, "batch sizes (default: 32 64)"),
+        ("--sparsity", "sparsities", float, "fractions of zeros (default: 0 0.9 0.95 0.98 0.99)"),
+    ):
+        bench.add_argument(flag, dest=field, type=kind, nargs="+", metavar="X", default=left_out, help=explanation)
+    for flag, number, explanation in (
+        ("--time-steps", int, "T (default: 5)"),
+        ("--threads", int, "threads of both sides (default: torch's own number)"),
+        ("--rounds", int, "rounds of which the median counts (default: 5)"),
+        ("--width", float, "factor on the numbers of channels (default: 1)"),
+        ("--image-size", int, "height and width of the images (default: 32)"),
+        ("--seed", int, "seed of weights, connections and images (default: 0)"),
+    ):
+        bench.add_argument(flag, type=number, metavar="X", default=left_out, help=explanation)
+    bench.add_argument("--memory", metavar="X", default=left_out, help="auto (default), store or recompute")
+    bench.add_argument("--precision", metavar="X", default=left_out, help="fp32 (default) or mixed")
+    bench.add_argument(
+        "--no-layers", dest="layers", action="store_false", default=left_out, help="no layer tables"
+    )
+    bench.add_argument("--no-memory", dest="peaks", action="store_false", default=left_out, help="no memory peaks")
+    bench.add_argument("--json", action="store_true", help="print figures as JSON")
+    bench.set_defaults(command=_bench)
 
 
 def _train(arguments: Sequence[str]) -> int:
@@ -135,6 +165,21 @@ def _inspect(options: argparse.Namespace) -> int:
         print(json.dumps(found))
     else:
         print_layers(found, _console())
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from ndsnn.evaluation.bench import BenchOptions, run_bench
+    from ndsnn.evaluation.bench_tables import print_bench
+
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(options).items()}
+    as_json = given.pop("json")
+    del given["command"]
+    result = run_bench(BenchOptions(**given), lambda what: print(f"ndsnn: {what}", file=sys.stderr))
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print_bench(result, _console())
     return 0
 
 

@@ -109,8 +109,10 @@ class TrainConfig:
         weight_decay: L2 penalty (decoupled for adamw).
         loss: Mean over steps of the cross-entropy, or cross-entropy of the mean logits.
         seed: Seed of initial weights, topology, order of images and augmentation.
-        engine: What computes: "reference" is plain PyTorch on masked weights; "auto" takes the fastest there is.
-        memory: Whether activations are stored or recomputed; "auto" and "store" with the reference engine.
+        engine: What computes: "native" kernels that make every zero count, "reference" for plain PyTorch on masked
+            weights, or "auto" for native where this network and machine have it.
+        memory: Whether the currents of all layers are kept for the backward pass ("store": fastest) or computed
+            again ("recompute": smallest, native engine only); "auto" keeps them where they fit.
         threads: CPU threads; null takes PyTorch's default.
         output: Run directory; null makes runs/<data>-<model>-<method>-<sparsity>-seed<seed>.
         resume: Continue the run in `output`.
@@ -193,10 +195,10 @@ def check_ranges(config: TrainConfig) -> None:
             raise ConfigError(f"{key} is {flat[key]}; it must be at most {most}")
     if config.resume and config.overwrite:
         raise ConfigError("resume and overwrite exclude each other; give one of them")
-    if config.engine == "native":
-        raise ConfigError("engine native is not part of this version; use auto or reference")
-    if config.memory == "recompute":
-        raise ConfigError("memory recompute needs the native engine; use auto or store")
+    if config.engine == "reference" and config.memory == "recompute":
+        raise ConfigError(
+            "memory recompute needs the native engine, not engine reference; use memory auto or store"
+        )
     if config.momentum != TrainConfig.momentum and config.optimizer != "sgd":
         raise ConfigError(f"momentum is a setting of optimizer sgd, not of {config.optimizer}")
 

@@ -37,6 +37,10 @@ class ShapeError(NdsnnError, ValueError):
     """A tensor has the wrong number of dimensions, channels or steps."""
 
 
+class UnsupportedLayerError(NdsnnError):
+    """The engine has no lowering for a layer, or for its place in the network; the message names its path."""
+
+
 class DataError(NdsnnError):
     """A data set is missing, truncated, corrupt or mislabelled; the message names the file."""
 

@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-from tiny_runs import quiet
+from tiny_runs import on_engine, quiet
 
 from ndsnn.config import DataConfig, MethodConfig, ModelConfig, TrainConfig
 from ndsnn.training import loop
@@ -13,16 +13,23 @@ from ndsnn.training.signals import RunInterrupted
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A configuration that trains in about a second: 2 epochs of 11 steps, an update every 4."""
+    """A configuration that trains in about a second: 2 epochs of 11 steps, an update every 4; plain PyTorch."""
     return TrainConfig(
         data=DataConfig("digits", image_size=8),
         model=ModelConfig("vgg", time_steps=2, layers=(4, "M", 8, "M")),
         method=MethodConfig("ndsnn", 0.5, 0.8, update_every=4),
         epochs=2,
         batch_size=128,
+        engine="reference",
         threads=1,
         output=str(tmp_path / "run"),
     )
+
+
+@pytest.fixture(params=["reference", "native"])
+def tiny_either(tiny, request):
+    """The same on each engine."""
+    return on_engine(tiny, request.param)
 
 
 @pytest.fixture

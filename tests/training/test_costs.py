@@ -1,10 +1,15 @@
 """Costs against loops over single spikes and values worked out by hand."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import ndsnn
+from ndsnn.errors import ConfigError
+from ndsnn.sparse.conversion import compress
 from ndsnn.training.activity import ActivityMeter
 from ndsnn.training.costs import memory_footprint_bits, network_footprint_bits, operations, relative_training_cost
 
@@ -65,12 +70,70 @@ def test_grouped_and_one_dimensional_conv_operations():
     assert operations(line, torch.ones(2, 5)) == 3 * 2 * (5 * 3 - 2)
 
 
+def operations_by_torch(conv, counts):
+    """Convolve the counts with the mask."""
+    mask = conv.sparsity_mask.to(torch.float64)
+    convolve = {3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3d}[mask.ndim]
+    reached = convolve(
+        counts[None].to(torch.float64), mask, None, conv.stride, conv.padding, conv.dilation, conv.groups
+    )
+    return round(float(reached.sum()))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(6, 4, 3, padding=1),
+        nn.Conv2d(6, 4, 3, stride=2, padding=1),
+        nn.Conv2d(6, 4, (3, 5), stride=(2, 1), padding=(0, 2)),
+        nn.Conv2d(6, 4, 3, stride=3, padding=2),
+        nn.Conv2d(6, 4, 7, padding=3),
+        nn.Conv2d(6, 4, 1, stride=2),
+        nn.Conv2d(6, 4, 3, padding="same"),
+        nn.Conv2d(6, 4, 3, padding="valid"),
+        nn.Conv2d(6, 4, (3, 5), padding="same", dilation=(1, 2)),
+        nn.Conv2d(6, 4, (2, 3), padding="same"),
+        nn.Conv2d(6, 4, 3, padding=2, dilation=2, stride=2),
+        nn.Conv2d(6, 4, 3, padding=1, groups=2),
+        nn.Conv2d(6, 6, 3, groups=6),
+        nn.Conv1d(6, 4, 3, stride=2, padding=1),
+        nn.Conv3d(6, 4, (1, 3, 2), padding=(0, 1, 1), stride=(1, 2, 1)),
+    ],
+    ids=str,
+)
+def test_operations_are_those_of_a_convolution_of_the_counts(conv):
+    torch.manual_seed(0)
+    conv = ndsnn.sparsify(copy.deepcopy(conv), 0.6)
+    counts = torch.randint(0, 9, (6, 8, 9, 7)[: conv.weight.ndim - 1])
+    expected = operations_by_torch(conv, counts)
+    assert operations(conv, counts) == expected > 0
+    even_same = conv.padding == "same" and any(side % 2 == 0 for side in conv.kernel_size)
+    if isinstance(conv, nn.Conv2d) and conv.groups == 1 and set(conv.dilation) == {1} and not even_same:
+        compressed = compress(nn.Sequential(copy.deepcopy(conv)))[0]
+        assert operations(compressed, counts) == expected
+
+
+def test_operations_that_no_float_holds():
+    conv = nn.Conv2d(1, 1, 1, bias=False)
+    counts = torch.tensor([[[2**53, 1], [0, 0]]])
+    assert operations(conv, counts) == 2**53 + 1
+    assert operations(compress(nn.Sequential(conv))[0], counts) == 2**53 + 1
+
+
+def test_padding_that_repeats_values_is_refused():
+    conv = nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")
+    with pytest.raises(ConfigError, match="circular"):
+        operations(conv, torch.ones(2, 4, 4))
+
+
 def test_linear_operations():
     linear = nn.Linear(6, 4)
     ndsnn.sparsify(linear, 0.5)
     counts = torch.tensor([3, 0, 1, 2, 0, 5])
     brute = sum(int(counts[i]) * int(linear.sparsity_mask[o, i]) for i in range(6) for o in range(4))
     assert operations(linear, counts) == brute
+    assert operations(compress(nn.Sequential(linear))[0], counts.view(6, 1, 1)) == brute
 
 
 def test_meter_against_brute_force():

@@ -1,5 +1,6 @@
 """A stopped run that is resumed ends bit-equal to one that was never stopped."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_runs import elsewhere, quiet, require_same_run
+from tiny_runs import elsewhere, needs_native, on_engine, quiet, require_same_run, rows
 
 from ndsnn.config import MethodConfig
 from ndsnn.config_parser import config_to_yaml
 from ndsnn.errors import CheckpointError, ConfigError, RunError
+from ndsnn.training import checkpoint as checkpoints
+from ndsnn.training.build import build
 from ndsnn.training.run import train
 
 METHODS = {
@@ -30,21 +33,21 @@ METHODS = {
 
 # Update steps are 4, 8, 12, 16; an epoch has 11 steps: before, at and after an update, and at an epoch's end.
 @pytest.mark.parametrize("name", METHODS)
-def test_resume_is_bit_equal(tiny, run_until, name):
-    config = replace(tiny, method=METHODS[name])
+def test_resume_is_bit_equal(tiny_either, run_until, name):
+    config = replace(tiny_either, method=METHODS[name])
     run_until(config)
+    stopped = elsewhere(config, "stopped")
     for step in (3, 4, 5, 11, 15):
-        stopped = elsewhere(config, f"stopped-{step}")
-        message = run_until(stopped, step)
+        message = run_until(replace(stopped, resume=step > 3), step)
         assert f"at step {step}" in message
         assert "--resume" in message
-        run_until(replace(stopped, resume=True))
-        require_same_run(Path(config.output), Path(stopped.output))
+    run_until(replace(stopped, resume=True))
+    require_same_run(Path(config.output), Path(stopped.output))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_resume_is_bit_equal_with_adam(tiny, run_until, optimizer):
-    config = replace(tiny, optimizer=optimizer, lr=1e-3)
+def test_resume_is_bit_equal_with_adam(tiny_either, run_until, optimizer):
+    config = replace(tiny_either, optimizer=optimizer, lr=1e-3)
     run_until(config)
     stopped = elsewhere(config, "stopped")
     run_until(stopped, 7)
@@ -52,14 +55,63 @@ def test_resume_is_bit_equal_with_adam(tiny, run_until, optimizer):
     require_same_run(Path(config.output), Path(stopped.output))
 
 
-def test_many_stops(tiny, run_until):
-    run_until(tiny)
-    stopped = elsewhere(tiny, "stopped", checkpoint_every=2)
+def test_many_stops(tiny_either, run_until):
+    run_until(tiny_either)
+    stopped = elsewhere(tiny_either, "stopped", checkpoint_every=2)
     run_until(stopped, 1)
     for step in (2, 6, 10, 11, 12, 21, 22):
         run_until(replace(stopped, resume=True), step)
     run_until(replace(stopped, resume=True))
-    require_same_run(Path(tiny.output), Path(stopped.output))
+    require_same_run(Path(tiny_either.output), Path(stopped.output))
+
+
+@pytest.mark.parametrize(("first", "second"), [("native", "reference"), ("reference", "native")])
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [("ndsnn", "sgd"), ("gmp", "adam"), ("dst-ee", "sgd"), ("dense", "adamw")]
+)
+def test_a_checkpoint_means_the_same_to_both_engines(tiny, run_until, first, second, name, optimizer):
+    """What one engine saved is loaded by the other and saved again: all bits are as before."""
+    config = replace(tiny, method=METHODS[name], optimizer=optimizer, lr=1e-2)
+    run_until(on_engine(config, first), 13)
+    found = checkpoints.load_checkpoint(Path(config.output) / "checkpoints")
+    parts = build(on_engine(config, second))
+    checkpoints.restore_training(found, parts.net, parts.optimizer, parts.method)
+    tensors, state = checkpoints.pack_training(parts.net, parts.optimizer, parts.method)
+    assert tensors.keys() == found.tensors.keys()
+    for key, tensor in tensors.items():
+        assert tensor.dtype == found.tensors[key].dtype, key
+        assert tensor.numpy().tobytes() == found.tensors[key].numpy().tobytes(), key
+    assert {key: found.state[key] for key in state} == json.loads(json.dumps(state))
+
+
+@pytest.mark.parametrize(("first", "second"), [("native", "reference"), ("reference", "native")])
+def test_a_run_goes_on_with_the_other_engine(tiny, run_until, first, second):
+    run_until(on_engine(tiny, first))
+    stopped = on_engine(elsewhere(tiny, "stopped"), first)
+    run_until(stopped, 13)
+    summary = run_until(replace(on_engine(stopped, second), resume=True))
+    assert summary["engine"] == second
+    whole, changed = Path(tiny.output), Path(stopped.output)
+    # One epoch by the first engine, then 2 steps: bit for bit; after these the engines round differently.
+    assert rows(whole, "metrics.jsonl")[0] == rows(changed, "metrics.jsonl")[0]
+    ends = [rows(path, "metrics.jsonl")[1] for path in (whole, changed)]
+    assert ends[0]["train_loss"] == pytest.approx(ends[1]["train_loss"], rel=0.02)
+    assert ends[0]["firing_rate"] == pytest.approx(ends[1]["firing_rate"], rel=0.05)
+    updates = [
+        [(row["step"], row["layer"], row["nnz"]) for row in rows(path, "topology.jsonl")]
+        for path in (whole, changed)
+    ]
+    assert updates[0] == updates[1]
+
+
+@needs_native
+@pytest.mark.parametrize("change", [{"memory": "recompute"}, {"threads": 2}])
+def test_memory_and_threads_change_no_bit_of_a_native_run(tiny, run_until, change):
+    config = on_engine(replace(tiny, memory="store"), "native")
+    run_until(config)
+    other = elsewhere(config, "other", **change)
+    run_until(other)
+    require_same_run(Path(config.output), Path(other.output))
 
 
 def test_rows_after_the_checkpoint_are_taken_back(tiny, run_until):
@@ -112,7 +164,7 @@ def test_a_finished_run_cannot_be_resumed(tiny, run_until):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_signals_to_a_real_process(tiny, run_until, tmp_path, number):
     """SIGTERM and SIGINT save and end with 128 + n; SIGKILL ends at once; all resume to the same end."""
-    config = replace(tiny, epochs=6)
+    config = replace(tiny, epochs=6, engine="auto")
     run_until(config)
     stopped = elsewhere(config, "stopped", checkpoint_every=3)
     settings = tmp_path / "settings.yaml"

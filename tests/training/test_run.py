@@ -15,7 +15,9 @@ import ndsnn
 from ndsnn.config import MethodConfig, from_plain
 from ndsnn.config_parser import read_config
 from ndsnn.data import registry
+from ndsnn.engine import library
 from ndsnn.errors import ConfigError, NonFiniteError
+from ndsnn.sparse.compressed import CompressedModule
 from ndsnn.training import checkpoint as checkpoints
 from ndsnn.training import loop
 from ndsnn.training.activity import ActivityMeter
@@ -33,12 +35,12 @@ def read_rows(path, name):
     return [json.loads(line) for line in (Path(path) / name).read_text().splitlines()]
 
 
-def test_files_of_a_run(tiny):
-    summary = train(tiny, quiet())
-    path = Path(tiny.output)
+def test_files_of_a_run(tiny_either):
+    summary = train(tiny_either, quiet())
+    path = Path(tiny_either.output)
     assert json.loads((path / "summary.json").read_text()) == summary
-    assert from_plain(summary["config"]) == tiny
-    assert read_config(path / "config.yaml") == tiny
+    assert from_plain(summary["config"]) == tiny_either
+    assert read_config(path / "config.yaml") == tiny_either
     assert not list(path.parent.glob(".*")), "nothing is left of the making of the directory"
     rows = read_rows(path, "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2]
@@ -57,12 +59,18 @@ def test_files_of_a_run(tiny):
     assert summary["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert summary["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
     assert sum(row["share_of_operations"] for row in summary["layers"]) == pytest.approx(1)
+    assert summary["engine"] == tiny_either.engine
+    assert summary["engine_reason"] == "it was asked for"
+    isa = summary["instruction_set"]
+    assert (isa in library.load().available_isas()) if tiny_either.engine == "native" else (isa is None)
+    assert summary["machine"]["instruction_set"] == isa
 
 
-def test_evaluate_and_inspect_agree_with_the_summary(tiny):
-    summary = train(tiny, quiet())
-    path = Path(tiny.output)
+def test_evaluate_and_inspect_agree_with_the_summary(tiny_either):
+    summary = train(tiny_either, quiet())
+    path = Path(tiny_either.output)
     last, best = (evaluate_run(path, which, "test") for which in ("last", "best"))
+    assert last["engine"] == best["engine"] == tiny_either.engine
     assert last["accuracy"] == summary["test_accuracy"]
     assert best["accuracy"] == summary["best_test_accuracy"]
     assert best["epoch"] == summary["best_epoch"]
@@ -79,8 +87,8 @@ def test_evaluate_and_inspect_agree_with_the_summary(tiny):
     assert ndsnn.sparsity(net) == pytest.approx(summary["final_sparsity"])
 
 
-def test_the_run_learns(tiny):
-    config = replace(tiny, epochs=12, lr=0.2, model=replace(tiny.model, layers=(16, "M", 32, "M")))
+def test_the_run_learns(tiny_either):
+    config = replace(tiny_either, epochs=12, lr=0.2, model=replace(tiny_either.model, layers=(16, "M", 32, "M")))
     summary = train(config, quiet())
     assert summary["test_accuracy"] > 0.7, "ten classes: chance is 0.1"
 
@@ -138,21 +146,22 @@ def test_a_dense_run_of_another_recipe_is_refused(tiny):
             train(replace(tiny, dense_run=dense.output, **{key: change}), quiet())
 
 
-def test_spoilt_weights_are_never_saved(tiny, monkeypatch):
+def test_spoilt_weights_are_never_saved(tiny_either, monkeypatch):
     """A finite gradient may overflow a weight in the last step before a checkpoint."""
     original = loop.Trainer._step
 
     def stepping(trainer, x, y):
         result = original(trainer, x, y)
         if trainer.progress.step == 22:
+            layer = trainer.method.layers[0]
             with torch.no_grad():
-                trainer.method.layers[0].weight[trainer.method.layers[0].mask] = float("inf")
+                layer.weight.copy_(layer.per_weight(torch.full((layer.nnz,), float("inf"))))
         return result
 
     monkeypatch.setattr(loop.Trainer, "_step", stepping)
     with pytest.raises(NonFiniteError, match=r"last\.safetensors of step 11"):
-        train(tiny, quiet())
-    state = checkpoints.load_checkpoint(Path(tiny.output) / "checkpoints").state
+        train(tiny_either, quiet())
+    state = checkpoints.load_checkpoint(Path(tiny_either.output) / "checkpoints").state
     assert state["step"] == 11
 
 
@@ -172,8 +181,28 @@ def test_averages_are_analog_though_the_first_sample_is_empty():
     assert meter.total_operations(spiking=True) == 0
 
 
+def spoil_gradient(layer, alive):
+    """Make the gradient of all alive weights infinite, or that of all places where there is none."""
+    if isinstance(layer.module, CompressedModule):
+        if alive:
+            layer.weight.register_hook(lambda gradient: torch.full_like(gradient, float("inf")))
+            return
+        original, dead = layer.module.watcher, ~layer.mask
+
+        def watcher():
+            sink = original()
+            return lambda first, gradient: sink(
+                first, gradient.masked_fill(dead[first : first + len(gradient)], float("inf"))
+            )
+
+        layer.module.watcher = watcher
+        return
+    places = layer.mask if alive else ~layer.mask
+    layer.weight.register_hook(lambda gradient: gradient.masked_fill(places, float("inf")))
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient", "inactive gradient"])
-def test_a_non_finite_value_stops_before_weights_and_masks_change(tiny, monkeypatch, where):
+def test_a_non_finite_value_stops_before_weights_and_masks_change(tiny_either, monkeypatch, where):
     trainers = []
     original = loop.Trainer._step
 
@@ -186,15 +215,12 @@ def test_a_non_finite_value_stops_before_weights_and_masks_change(tiny, monkeypa
                 criterion = trainer.criterion
                 trainer.criterion = lambda logits, y: criterion(logits, y) * float("nan")
             else:
-                weight = trainer.method.layers[1].weight
-                places = trainer.method.layers[1].mask
-                places = places if where == "gradient" else ~places
-                weight.register_hook(lambda gradient: gradient.masked_fill(places, float("inf")))
+                spoil_gradient(trainer.method.layers[1], alive=where == "gradient")
         return original(trainer, x, y)
 
     monkeypatch.setattr(loop.Trainer, "_step", stepping)
     with pytest.raises(NonFiniteError, match=r"step 16 .*last good checkpoint: .*last\.safetensors"):
-        train(tiny, quiet())
+        train(tiny_either, quiet())
     trainer = trainers[-1]
     for key, value in trainer.net.named_parameters():
         assert torch.equal(value, trainer.before[key])
@@ -226,10 +252,10 @@ def test_tensorboard_events_when_asked_for(tiny):
     assert written == pytest.approx([row["val_accuracy"] for row in read_rows(tiny.output, "metrics.jsonl")])
 
 
-def test_best_network_file_has_no_pickle_and_only_alive_values(tiny):
-    summary = train(tiny, quiet())
+def test_best_network_file_has_no_pickle_and_only_alive_values(tiny_either):
+    summary = train(tiny_either, quiet())
     with safe_open(
-        str(Path(tiny.output) / "checkpoints" / f"best-{summary['best_epoch']}.safetensors"), "pt"
+        str(Path(tiny_either.output) / "checkpoints" / f"best-{summary['best_epoch']}.safetensors"), "pt"
     ) as file:
         header = json.loads(file.metadata()["ndsnn"])
         for key, entry in header["layers"].items():

@@ -5,12 +5,18 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
 from ndsnn.config import TrainConfig
+from ndsnn.engine import native
 
 TIMES = ("seconds", "images_per_second", "peak_memory_mb")
+
+needs_native = pytest.mark.skipif(
+    not native.available(), reason=f"no native engine: {native.unavailable_reason()}"
+)
 
 
 def quiet() -> Console:
@@ -41,3 +47,10 @@ def require_same_run(first: Path, second: Path) -> None:
 def elsewhere(config: TrainConfig, name: str, **changes) -> TrainConfig:
     """The same run in a directory of another name."""
     return replace(config, output=str(Path(config.output).with_name(name)), **changes)
+
+
+def on_engine(config: TrainConfig, engine: str) -> TrainConfig:
+    """The same run on an engine; skips the test where that is not there."""
+    if engine == "native" and not native.available():
+        pytest.skip(f"no native engine: {native.unavailable_reason()}")
+    return replace(config, engine=engine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -10,20 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from ndsnn.errors import NotSparsifiedError, SparsityError
+from ndsnn.sparse.conversion import decompress
 from ndsnn.sparse.distributions import layer_counts
 from ndsnn.sparse.selection import random_scores, smallest, stream_key
 from ndsnn.sparse.topology import (
-    MASK,
+    RECORD,
     SparseLayer,
-    attach_mask,
-    has_mask,
+    is_sparse,
+    make_plain,
+    make_sparse,
     maskable_modules,
-    remove_mask,
     sparse_layers,
-    weight_of,
+    weight_shape,
 )
-
-_RECORD = "_ndsnn_distribution"
 
 
 @dataclass(frozen=True)
@@ -113,44 +113,52 @@ def sparsify(
     modules = maskable_modules(net)
     if not modules:
         raise SparsityError(f"{type(net).__name__} has no conv or linear layer that could be made sparse")
-    if any(has_mask(module) for module in modules.values()):
+    if any(is_sparse(module) for module in modules.values()):
         raise SparsityError(
             "the network is sparse already; call ndsnn.to_dense(net) first to draw new connections"
         )
     if isinstance(dense_layers, str):
         dense_layers = (dense_layers,)
     spread = Distribution(distribution, tuple(dense_layers))
-    counts = spread.counts({name: tuple(weight_of(module).shape) for name, module in modules.items()}, sparsity)
+    shapes = {name: weight_shape(module) for name, module in modules.items()}
+    counts = spread.counts(shapes, sparsity)
     seed = int(torch.randint(2**62, (), generator=generator))
     for name, module in modules.items():
-        attach_mask(
-            module, _random_mask(stream_key("sparsify", seed, name), weight_of(module).shape, counts[name])
-        )
-    setattr(net, _RECORD, replace(spread, dense_layers=spread.dense_names(modules)))
+        make_sparse(module, _random_mask(stream_key("sparsify", seed, name), shapes[name], counts[name]))
+    record_distribution(net, replace(spread, dense_layers=spread.dense_names(modules)))
     return net
 
 
-def _random_mask(key: int, shape: torch.Size, alive: int) -> Tensor:
-    positions = torch.arange(shape.numel())
-    mask = torch.zeros(shape.numel(), dtype=torch.bool)
+def _random_mask(key: int, shape: tuple[int, ...], alive: int) -> Tensor:
+    positions = torch.arange(math.prod(shape))
+    mask = torch.zeros(math.prod(shape), dtype=torch.bool)
     mask[smallest(random_scores(key, positions), alive)] = True
     return mask.view(shape)
 
 
 def to_dense(net: nn.Module) -> nn.Module:
-    """Remove the masks in place; the weights keep their zeros but may grow again. Returns the same `net`."""
+    """Return the same `net` as a plain dense module, changed in place: no masks, no compressed layers.
+
+    The weights keep their zeros but may grow again.
+    """
+    decompress(net)
     for layer in sparse_layers(net):
-        remove_mask(layer.module)
-    if hasattr(net, _RECORD):
-        delattr(net, _RECORD)
+        make_plain(layer.module)
+    if hasattr(net, RECORD):
+        delattr(net, RECORD)
     return net
+
+
+def record_distribution(net: nn.Module, distribution: Distribution) -> None:
+    """Note in `net` how its alive weights are spread, for the methods that need the final counts."""
+    setattr(net, RECORD, distribution)
 
 
 def recorded_distribution(net: nn.Module) -> Distribution | None:
     """Return the distribution that `net`, or a module inside it, was sparsified with, with names as in `net`."""
     for path, module in net.named_modules():
-        if hasattr(module, _RECORD):
-            spread: Distribution = getattr(module, _RECORD)
+        if hasattr(module, RECORD):
+            spread: Distribution = getattr(module, RECORD)
             prefix = f"{path}." if path else ""
             return replace(spread, dense_layers=tuple(prefix + name for name in spread.dense_layers))
     return None
@@ -171,14 +179,13 @@ def set_masks(net: nn.Module, masks: Mapping[str, Tensor], distribution: Distrib
     for name, mask in masks.items():
         if name not in modules:
             raise SparsityError(f"there is a mask for {name!r}, which is no conv or linear layer of the network")
-        if mask.shape != weight_of(modules[name]).shape:
+        if tuple(mask.shape) != weight_shape(modules[name]):
             raise SparsityError(
-                f"the mask of {name!r} has shape {tuple(mask.shape)}, "
-                f"its weight {tuple(weight_of(modules[name]).shape)}"
+                f"the mask of {name!r} has shape {tuple(mask.shape)}, its weight {weight_shape(modules[name])}"
             )
     for name, mask in masks.items():
-        attach_mask(modules[name], mask.clone())
-    setattr(net, _RECORD, distribution)
+        make_sparse(modules[name], mask.clone())
+    record_distribution(net, distribution)
     return net
 
 
@@ -196,11 +203,11 @@ def require_sparse_layers(net: nn.Module) -> list[SparseLayer]:
 
 def layer_report(net: nn.Module) -> list[LayerRow]:
     """Return one row for each conv and linear layer: name, shape, weights, alive, sparsity."""
+    alive = {layer.name: layer.nnz for layer in sparse_layers(net)}
     rows = []
     for name, module in maskable_modules(net).items():
-        size = weight_of(module).numel()
-        alive = int(module.get_buffer(MASK).sum()) if has_mask(module) else size
-        rows.append(LayerRow(name, tuple(weight_of(module).shape), size, alive))
+        shape = weight_shape(module)
+        rows.append(LayerRow(name, shape, math.prod(shape), alive.get(name, math.prod(shape))))
     return rows
 
 

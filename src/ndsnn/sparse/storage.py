@@ -28,8 +28,10 @@ from torch import Tensor, nn
 from ndsnn import models
 from ndsnn.atomic import write_atomically
 from ndsnn.errors import CheckpointError, NdsnnError
-from ndsnn.sparse.sparsify import Distribution, recorded_distribution, set_masks
-from ndsnn.sparse.topology import pack_mask, remove_mask, sparse_layers, unpack_mask
+from ndsnn.sparse.bits import pack_positions, unpack_positions
+from ndsnn.sparse.compressed import CompressedModule, topology_problem
+from ndsnn.sparse.sparsify import Distribution, record_distribution, recorded_distribution
+from ndsnn.sparse.topology import is_sparse, make_plain, make_sparse, maskable_modules, sparse_layers
 
 FORMAT = "ndsnn-sparse"
 VERSION = 1
@@ -105,19 +107,22 @@ def read_sparse_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def pack_network(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the header of `net` in the format above."""
-    masked = {f"{layer.name}.weight" if layer.name else "weight": layer for layer in sparse_layers(net)}
+    """Return the tensors and the header of `net` in the format above, the same for masked and compressed."""
+    sparse = {weight_key(layer.name): layer for layer in sparse_layers(net)}
+    compressed = compressed_modules(net)
     tensors: dict[str, Tensor] = {}
     for key, value in net.state_dict().items():
-        if key in masked:
-            tensors |= pack_weight(key, value, masked[key].mask)
-        else:
-            tensors[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        if key in sparse:
+            layer = sparse[key]
+            tensors |= pack_values(key, layer.active_values(), layer.active_positions(), layer.size)
+        elif not _is_index(key, compressed):
+            dense = value.view(compressed[key].dense_shape) if key in compressed else value
+            tensors[key] = dense.detach().cpu().clone(memory_format=torch.contiguous_format)
     spread = recorded_distribution(net)
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "layers": {key: {"shape": list(layer.shape), "alive": layer.nnz} for key, layer in masked.items()},
+        "layers": {key: {"shape": list(layer.shape), "alive": layer.nnz} for key, layer in sparse.items()},
         "distribution": None if spread is None else asdict(spread),
         "architecture": getattr(net, "build_config", None),
     }
@@ -125,51 +130,116 @@ def pack_network(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def unpack_network(net: nn.Module, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> nn.Module:
-    """Fill `net` with tensors of the format above; all is checked before anything is changed.
+    """Fill `net`, masked, compressed or dense, with tensors of the format above.
+
+    All is checked before anything is changed.
 
     Raises:
         CheckpointError: Something is missing, malformed or belongs to another network.
     """
     try:
-        layers = {key: tuple(int(n) for n in entry["shape"]) for key, entry in header["layers"].items()}
+        shapes = {key: tuple(int(n) for n in entry["shape"]) for key, entry in header["layers"].items()}
         spread = header["distribution"] or asdict(Distribution())
         distribution = Distribution(str(spread["name"]), tuple(map(str, spread["dense_layers"])))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"its header is malformed ({error!r})") from error
-    state: dict[str, Tensor] = {}
-    masks: dict[str, Tensor] = {}
-    for key, shape in layers.items():
-        name = key.removesuffix("weight").removesuffix(".")
-        state[key], masks[name] = unpack_weight(key, shape, tensors)
+    layers = {key: unpack_values(key, shape, tensors) for key, shape in shapes.items()}
     parts = {f"{key}.{part}" for key in layers for part in ("values", "bitmask", "positions")}
-    state |= {key: value for key, value in tensors.items() if key not in parts}
-    _require_same_tensors(net.state_dict(), state)
-    net.load_state_dict(state)
-    for layer in sparse_layers(net):
-        if layer.name not in masks:
-            remove_mask(layer.module)
-    if masks:
-        set_masks(net, masks, distribution)
+    plain = {key: value for key, value in tensors.items() if key not in parts}
+    theirs = {key: (shapes[key], values.dtype) for key, (values, _) in layers.items()}
+    theirs |= {key: (tuple(value.shape), value.dtype) for key, value in plain.items()}
+    _require_same_tensors(_dense_description(net), theirs)
+    if unknown := sorted(layers.keys() - {weight_key(name) for name in maskable_modules(net)}):
+        raise CheckpointError(f"it is of another architecture: {unknown[0]!r} cannot be sparse in the network")
+    _fill(net, plain, shapes, layers)
+    if layers:
+        record_distribution(net, distribution)
     return net
 
 
+def _fill(
+    net: nn.Module,
+    plain: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    layers: Mapping[str, tuple[Tensor, Tensor | None]],
+) -> None:
+    """Load tensors that are known to fit; layers of which only values and positions came become sparse."""
+    compressed, modules = compressed_modules(net), maskable_modules(net)
+    state = {key: value.flatten() if key in compressed else value for key, value in plain.items()}
+    masks: dict[str, Tensor] = {}
+    for key, (values, positions) in layers.items():
+        if key in compressed:
+            state[key] = values
+            if positions is not None:
+                state[f"{key.removesuffix('weight')}positions"] = positions
+        else:
+            masks[key] = _mask(positions, shapes[key])
+            state[key] = scatter(values, masks[key])
+    net.load_state_dict(state)
+    for name, module in modules.items():
+        key = weight_key(name)
+        if key in compressed and key in layers:
+            compressed[key].sparse = True
+        elif key in layers:
+            make_sparse(module, masks[key])
+        elif is_sparse(module):
+            make_plain(module)
+
+
+def weight_key(name: str) -> str:
+    """Return the key of a layer's weight in the state dict of the network."""
+    return f"{name}.weight" if name else "weight"
+
+
+def compressed_modules(net: nn.Module) -> dict[str, CompressedModule]:
+    """Return the compressed layers of `net` by the keys of their weights."""
+    return {
+        weight_key(name): module for name, module in net.named_modules() if isinstance(module, CompressedModule)
+    }
+
+
+def _is_index(key: str, compressed: Mapping[str, CompressedModule]) -> bool:
+    """Say whether `key` of a state dict holds the positions of a compressed layer."""
+    return key.endswith("positions") and f"{key.removesuffix('positions')}weight" in compressed
+
+
+def _dense_description(net: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return shape and dtype of each tensor of the state dict of `net`, as of a network that is not compressed."""
+    compressed = compressed_modules(net)
+    return {
+        key: (compressed[key].dense_shape if key in compressed else tuple(value.shape), value.dtype)
+        for key, value in net.state_dict().items()
+        if not _is_index(key, compressed)
+    }
+
+
 def pack_weight(key: str, weight: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Return the alive values of a per-weight tensor and, where some are not alive, their places."""
-    tensors = {f"{key}.values": weight.detach()[mask].cpu()}
-    alive, size = tensors[f"{key}.values"].numel(), mask.numel()
-    wide = size >= 2**31
+    """Return the alive values of a dense weight and, where some are not alive, their places."""
+    return pack_values(key, weight.detach()[mask], mask.flatten().nonzero().flatten(), mask.numel())
+
+
+def pack_values(key: str, values: Tensor, positions: Tensor, size: int) -> dict[str, Tensor]:
+    """Return alive values [nnz] and, unless all of `size` places are alive, their ascending positions [nnz]."""
+    tensors = {f"{key}.values": values.detach().cpu()}
+    alive, wide = len(values), size >= 2**31
     if alive == size:
         return tensors
     if alive * (8 if wide else 4) < (size + 7) // 8:
-        positions = torch.nonzero(mask.flatten().cpu()).flatten()
-        tensors[f"{key}.positions"] = positions if wide else positions.to(torch.int32)
+        tensors[f"{key}.positions"] = positions.to("cpu", torch.int64 if wide else torch.int32)
     else:
-        tensors[f"{key}.bitmask"] = pack_mask(mask)
+        tensors[f"{key}.bitmask"] = pack_positions(positions, size)
     return tensors
 
 
 def unpack_weight(key: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the dense weight and the mask of `shape` that `pack_weight` packed.
+    """Return the dense weight and the mask of `shape` that `pack_weight` packed; raises as `unpack_values`."""
+    values, positions = unpack_values(key, shape, tensors)
+    mask = _mask(positions, shape)
+    return scatter(values, mask), mask
+
+
+def unpack_values(key: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return the alive values [nnz] that `pack_values` packed and their positions [nnz], None where all are alive.
 
     Raises:
         CheckpointError: Parts are missing or contradict each other.
@@ -177,11 +247,15 @@ def unpack_weight(key: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor
     values = tensors.get(f"{key}.values")
     if values is None or values.ndim != 1 or any(n < 0 for n in shape):
         raise CheckpointError(f"the alive values of {key!r} are missing or malformed")
-    size = math.prod(shape)
-    mask = _unpack_places(key, shape, size, tensors)
-    if int(mask.sum()) != values.numel():
-        raise CheckpointError(f"{key!r} has {values.numel()} values for {int(mask.sum())} alive places")
-    return scatter(values, mask), mask
+    positions, bits = tensors.get(f"{key}.positions"), tensors.get(f"{key}.bitmask")
+    if bits is not None:
+        positions = unpack_positions(bits, shape)
+    alive = math.prod(shape) if positions is None else positions.numel()
+    if alive != len(values):
+        raise CheckpointError(f"{key!r} has {len(values)} values for {alive} alive places")
+    if problem := topology_problem(values, positions, shape):
+        raise CheckpointError(f"{key!r}: {problem}")
+    return values, positions
 
 
 def scatter(values: Tensor, mask: Tensor) -> Tensor:
@@ -189,32 +263,25 @@ def scatter(values: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter_(mask, values)
 
 
-def _unpack_places(key: str, shape: tuple[int, ...], size: int, tensors: Mapping[str, Tensor]) -> Tensor:
-    positions, bits = tensors.get(f"{key}.positions"), tensors.get(f"{key}.bitmask")
-    if bits is not None:
-        return unpack_mask(bits, shape)
+def _mask(positions: Tensor | None, shape: tuple[int, ...]) -> Tensor:
     if positions is None:
         return torch.ones(shape, dtype=torch.bool)
-    if positions.ndim != 1 or positions.dtype not in (torch.int32, torch.int64):
-        raise CheckpointError(f"the positions of {key!r} are malformed")
-    places = positions.to(torch.int64)
-    if places.numel() and (
-        int(places[0]) < 0 or int(places[-1]) >= size or bool((places[1:] <= places[:-1]).any())
-    ):
-        raise CheckpointError(f"the positions of {key!r} are not ascending places of a weight of shape {shape}")
-    mask = torch.zeros(size, dtype=torch.bool)
-    mask[places] = True
+    mask = torch.zeros(math.prod(shape), dtype=torch.bool)
+    mask[positions] = True
     return mask.view(shape)
 
 
-def _require_same_tensors(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    """Check that two state dicts have the same keys, shapes and dtypes."""
+def _require_same_tensors(
+    mine: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    theirs: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+) -> None:
+    """Check that two networks have tensors of the same keys, shapes and dtypes."""
     for key in sorted(mine.keys() ^ theirs.keys()):
         where = "only in the network" if key in mine else "only in the file"
         raise CheckpointError(f"it is of another architecture: tensor {key!r} is {where}")
-    for key, value in mine.items():
-        if value.shape != theirs[key].shape or value.dtype != theirs[key].dtype:
+    for key, (shape, dtype) in mine.items():
+        if (shape, dtype) != theirs[key]:
             raise CheckpointError(
-                f"it is of another architecture: {key!r} is {theirs[key].dtype} {tuple(theirs[key].shape)} in the "
-                f"file, {value.dtype} {tuple(value.shape)} in the network"
+                f"it is of another architecture: {key!r} is {theirs[key][1]} {theirs[key][0]} in the file, "
+                f"{dtype} {shape} in the network"
             )

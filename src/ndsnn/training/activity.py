@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ndsnn.engine import Accelerated
 from ndsnn.neurons import LIF
-from ndsnn.sparse.topology import maskable_modules, weight_of
+from ndsnn.sparse.topology import maskable_modules, weight_shape
 from ndsnn.training.costs import operations
 
 
@@ -51,13 +52,15 @@ class ActivityMeter:
 
     `feeds` names, for each layer seen, the neuron layer that its output reaches first.
 
-    Operations depend on the topology, so `flush()` must be called before the masks change.
+    Operations depend on the topology, so `flush()` must be called before the connections change. Until then a
+    forward pass costs one addition per place of each layer's input.
 
     Args:
-        net: The network; its `LIF` layers count as neurons.
+        net: The network, plain or accelerated; its `LIF` layers count as neurons.
     """
 
     def __init__(self, net: nn.Module) -> None:
+        self._net = net
         self._modules = maskable_modules(net)
         self._neurons = {name: m for name, m in net.named_modules() if isinstance(m, LIF)}
         self._pending: dict[str, Tensor] = {}
@@ -75,6 +78,13 @@ class ActivityMeter:
     def counting(self) -> Iterator[None]:
         """Count every forward pass inside the `with` block."""
         self._unfed.clear()
+        if isinstance(self._net, Accelerated):
+            self._net.observer = self
+            try:
+                yield
+            finally:
+                self._net.observer = None
+            return
         handles = [m.register_forward_hook(self._neuron_hook(name)) for name, m in self._neurons.items()]
         handles += [m.register_forward_pre_hook(self._synapse_hook(name)) for name, m in self._modules.items()]
         try:
@@ -82,6 +92,21 @@ class ActivityMeter:
         finally:
             for handle in handles:
                 handle.remove()
+
+    def on_neuron(self, path: str, spikes: int, chances: int) -> None:
+        """Count spikes (see `ndsnn.engine.Observer`)."""
+        activity = self.neurons[path]
+        activity.spikes += spikes
+        activity.chances += chances
+        self.feeds |= dict.fromkeys(self._unfed, path)
+        self._unfed.clear()
+
+    def on_input(self, layer: str, counts: Tensor, spiking: bool, samples: int) -> None:
+        """Count what a layer reads (see `ndsnn.engine.Observer`)."""
+        self._unfed.append(layer)
+        seen = self._pending.get(layer)
+        self._pending[layer] = counts if seen is None else seen.add_(counts)
+        self.synapses[layer].spiking &= spiking
 
     def flush(self) -> None:
         """Turn the inputs seen since the last call into operations of the present topology."""
@@ -118,25 +143,18 @@ class ActivityMeter:
 
     def _neuron_hook(self, name: str) -> Any:
         def count(module: nn.Module, inputs: tuple[Tensor, ...], spikes: Tensor) -> None:
-            activity = self.neurons[name]
-            activity.spikes += int(torch.count_nonzero(spikes.detach()))
-            activity.chances += spikes.numel()
-            self.feeds |= dict.fromkeys(self._unfed, name)
-            self._unfed.clear()
+            self.on_neuron(name, int(torch.count_nonzero(spikes.detach())), spikes.numel())
 
         return count
 
     def _synapse_hook(self, name: str) -> Any:
-        features = 1 if isinstance(self._modules[name], nn.Linear) else weight_of(self._modules[name]).ndim - 1
+        features = len(weight_shape(self._modules[name])) - 1
 
         def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._unfed.append(name)
             x = inputs[0].detach()
             samples = x.reshape(-1, *x.shape[x.ndim - features :])
             nonzero = samples != 0
-            counts, seen = nonzero.sum(0), self._pending.get(name)
-            self._pending[name] = counts if seen is None else seen + counts
-            if self.synapses[name].spiking:
-                self.synapses[name].spiking = bool((samples == nonzero).all())
+            spiking = self.synapses[name].spiking and bool((samples == nonzero).all())
+            self.on_input(name, nonzero.sum(0), spiking, len(samples))
 
         return count

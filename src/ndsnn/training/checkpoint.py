@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ndsnn.atomic import sync_directory, write_temporary
-from ndsnn.errors import CheckpointError
+from ndsnn.errors import CheckpointError, SparsityError
+from ndsnn.sparse.compressed import CompressedModule
 from ndsnn.sparse.methods import SparseTraining
-from ndsnn.sparse.storage import pack_network, scatter, unpack_network
-from ndsnn.sparse.topology import pack_mask, sparse_layers
+from ndsnn.sparse.storage import compressed_modules, pack_network, unpack_network
+from ndsnn.sparse.topology import sparse_layers
 
 FORMAT = "ndsnn-checkpoint"
 VERSION = 1
@@ -169,16 +170,21 @@ def pack_training(
     """Return tensors and JSON of network, optimizer and method; state per weight only for alive weights."""
     network, header = pack_network(net)
     tensors = {f"network/{key}": value for key, value in network.items()}
-    masks = {id(layer.weight): layer.mask for layer in sparse_layers(net)}
+    layers = {id(layer.weight): layer for layer in sparse_layers(net)}
+    flat = {id(module.weight): module for module in compressed_modules(net).values() if not module.sparse}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     saved = optimizer.state_dict()
     per_weight: dict[str, list[str]] = {}
     for index, entries in saved["state"].items():
-        mask = masks.get(id(parameters[index]))
+        parameter = parameters[index]
         for name, value in entries.items():
-            if mask is not None and isinstance(value, Tensor) and value.shape == mask.shape:
-                entries = entries | {name: value[mask]}
+            if not isinstance(value, Tensor) or value.shape != parameter.shape:
+                continue
+            if id(parameter) in layers:
+                entries = entries | {name: layers[id(parameter)].alive_part(value)}
                 per_weight.setdefault(str(index), []).append(name)
+            elif id(parameter) in flat:
+                entries = entries | {name: value.view(flat[id(parameter)].dense_shape)}
         saved["state"][index] = entries
     own = method.state_dict()
     del own["masks"]  # they stand beside the alive values already
@@ -208,19 +214,32 @@ def restore_training(
         saved = join_tensors(state["optimizer"], tensors)
         saved["state"] = {int(index): entries for index, entries in saved["state"].items()}
         for index, names in state["optimizer_per_weight"].items():
-            mask = layers[id(parameters[int(index)])].mask
+            entries, layer = saved["state"][int(index)], layers[id(parameters[int(index)])]
             for name in names:
-                entries = saved["state"][int(index)]
-                entries[name] = scatter(entries[name], mask)
+                entries[name] = layer.per_weight(entries[name])
+        for module in compressed_modules(net).values():
+            if not module.sparse:
+                _flatten_state(saved["state"], parameters, module)
         optimizer.load_state_dict(saved)
         own = join_tensors(state["method"], tensors)
-        own["masks"] = {layer.name: pack_mask(layer.mask) for layer in method.layers}
+        own["masks"] = {layer.name: layer.packed_mask() for layer in method.layers}
         method.load_state_dict(own)
         torch.set_rng_state(join_tensors(state["random"], tensors))
-    except CheckpointError as error:
+    except (CheckpointError, SparsityError) as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.path} does not fit this run: {error}") from error
+
+
+def _flatten_state(
+    state: Mapping[int, dict[str, Any]], parameters: list[nn.Parameter], module: CompressedModule
+) -> None:
+    """Bring the optimizer state of a compressed weight without zeros from the dense shape into the weight's."""
+    for index, parameter in enumerate(parameters):
+        if parameter is module.weight:
+            for name, value in state.get(index, {}).items():
+                if isinstance(value, Tensor) and tuple(value.shape) == module.dense_shape:
+                    state[index][name] = value.flatten()
 
 
 def network_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:

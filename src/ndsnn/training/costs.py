@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ndsnn.errors import ConfigError
+from ndsnn.sparse.compressed import CompressedConv2d, CompressedLinear, CompressedModule
 from ndsnn.sparse.sparsify import layer_report, sparsity
 from ndsnn.sparse.topology import MASK, has_mask, weight_of
 
@@ -19,6 +20,9 @@ WEIGHT_BITS = 32
 
 INDEX_BITS = 32
 """b_idx: bits of an index of the compressed rows."""
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | CompressedConv2d
+"""Layers whose operations are counted place by place."""
 
 
 def relative_training_cost(spike_rate: float, sparsity: float, dense_spike_rate: float) -> float:
@@ -65,41 +69,69 @@ def network_footprint_bits(net: nn.Module, time_steps: int) -> float:
 
 
 def alive_mask(module: nn.Module) -> Tensor:
-    """Return the mask of a conv or linear layer; all true where it has none."""
+    """Return the mask of a conv or linear layer of the dense weight's shape; all true where it has none."""
+    if isinstance(module, CompressedModule):
+        return module.mask()
     if has_mask(module):
         return module.get_buffer(MASK)
     return torch.ones_like(weight_of(module), dtype=torch.bool)
 
 
+def alive_fan_out(module: nn.Module) -> Tensor:
+    """Return how many alive weights of a conv or linear layer read through each place of a kernel.
+
+    Returns:
+        int64 [C_in, *kernel], summed over output channels; [F] of a linear layer.
+    """
+    if isinstance(module, CompressedModule):
+        channels, *places = module.dense_shape
+        if module.positions is None:
+            return torch.full(places, channels)
+        return torch.bincount(module.positions % math.prod(places), minlength=math.prod(places)).view(places)
+    mask, groups = alive_mask(module), getattr(module, "groups", 1)
+    return mask.unflatten(0, (groups, -1)).sum(1).flatten(0, 1) if groups > 1 else mask.sum(0)
+
+
 def operations(module: nn.Module, inputs: Tensor) -> int:
     """Return Σ over non-zero inputs of the alive connections they reach, borders and stride included.
 
+    That is Σ m[c, i, j] · n[c, y, x] over all (y, x) that an output reads through place (i, j) of the kernel, with
+    m the alive weights there and n the non-zero inputs.
+
     Args:
-        module: A conv or linear layer.
-        inputs: How often each input place was non-zero [C, *size] or [F], any dtype.
+        module: A conv or linear layer, compressed or not.
+        inputs: How often each input place was non-zero [C, *size], or [F, …] of a linear layer; whole numbers.
 
     Raises:
         ConfigError: The layer pads with something other than zeros.
     """
-    mask = alive_mask(module).to(torch.float64)
-    counts = inputs.to(torch.float64)
-    if isinstance(module, nn.Linear):
-        return round(float(counts.reshape(-1, mask.shape[1]).sum(0) @ mask.sum(0)))
-    assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    if module.padding_mode != "zeros":
-        raise ConfigError(f"operations are counted for zero padding only, not {module.padding_mode!r}")
-    if module.groups == 1:
-        mask = mask.sum(0, keepdim=True)
-    convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[mask.ndim - 2]
-    reached = convolve(
-        counts[None],
-        mask,
-        stride=module.stride,
-        padding=module.padding,
-        dilation=module.dilation,
-        groups=module.groups,
-    )
-    return round(float(reached.sum()))
+    reads = inputs.to("cpu", torch.int64)
+    if isinstance(module, nn.Linear | CompressedLinear):
+        reads = reads.reshape(-1, module.in_features).sum(0)
+    else:
+        assert isinstance(module, Convolution)
+        for axis in range(reads.ndim - 1):
+            # One axis after the other is turned from the map's into the kernel's: [C, n, …] → [C, …, k].
+            reads = torch.tensordot(reads, _taps(module, axis, reads.shape[1]), ([1], [0]))
+    return int((alive_fan_out(module).cpu() * reads).sum())
+
+
+def _taps(conv: Convolution, axis: int, size: int) -> Tensor:
+    """Return [size, k]: 1 where an output reads place y of an axis through place i of the kernel, else 0."""
+    dilation = 1
+    if not isinstance(conv, CompressedConv2d):
+        dilation = conv.dilation[axis]
+        if conv.padding_mode != "zeros":
+            raise ConfigError(f"operations are counted for zero padding only, not {conv.padding_mode!r}")
+    taps, stride = conv.kernel_size[axis], conv.stride[axis]
+    span = dilation * (taps - 1)
+    if isinstance(conv.padding, str):
+        before, both = (span // 2, span) if conv.padding == "same" else (0, 0)
+    else:
+        before, both = conv.padding[axis], 2 * conv.padding[axis]
+    outputs = (size + both - span - 1) // stride + 1
+    begin = torch.arange(size)[:, None] + before - dilation * torch.arange(taps)
+    return ((begin >= 0) & (begin < outputs * stride) & (begin % stride == 0)).to(torch.int64)
 
 
 def peak_memory_mb() -> float:

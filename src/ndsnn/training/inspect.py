@@ -16,6 +16,7 @@ from ndsnn.errors import DataError, RunError
 from ndsnn.losses import LOSSES
 from ndsnn.sparse.sparsify import LayerRow, layer_report, sparsity
 from ndsnn.sparse.storage import load, read_sparse_file, unpack_network
+from ndsnn.training.acceleration import put_on_engine
 from ndsnn.training.activity import ActivityMeter
 from ndsnn.training.build import build_model, load_data
 from ndsnn.training.checkpoint import Checkpoint, load_checkpoint, network_tensors
@@ -25,7 +26,7 @@ from ndsnn.training.summary import what_is_alive
 
 
 def evaluate_run(path: Path, which: str, split: str | None = None, data_root: str | None = None) -> dict[str, Any]:
-    """Evaluate a network of a run.
+    """Evaluate a network of a run, by the reference engine if the run asked for it, else by the fastest there is.
 
     Args:
         path: Run directory.
@@ -46,6 +47,7 @@ def evaluate_run(path: Path, which: str, split: str | None = None, data_root: st
     if checkpoint.state["data"] != images.fingerprint:
         raise DataError(f"the images of {images.name} or their split are not those that {path} was trained with")
     net, epoch = _network(run, which, checkpoint, build_model(config.model, images.num_classes, images.channels))
+    net, engine = put_on_engine(net, "reference" if config.engine == "reference" else "auto", "auto")
     split = split or ("test" if run.finished else "validation")
     chosen = images.validation if split == "validation" else images.test()
     meter = ActivityMeter(net)
@@ -58,6 +60,8 @@ def evaluate_run(path: Path, which: str, split: str | None = None, data_root: st
         "which": which,
         "split": split,
         "epoch": epoch,
+        "engine": engine.name,
+        "engine_reason": engine.reason,
         "images": result.images,
         "accuracy": result.accuracy,
         "loss": result.loss,

@@ -55,7 +55,7 @@ class Trainer:
         dense_rates: list[float] | None = None,
     ) -> None:
         self.config, self.run, self.console, self.dense_rates = config, run, console, dense_rates
-        self.images, self.net = parts.data, parts.net
+        self.images, self.net, self.engine = parts.data, parts.net, parts.engine
         self.optimizer, self.method = parts.optimizer, parts.method
         self.steps_per_epoch = parts.steps_per_epoch
         self.total_steps = parts.steps_per_epoch * config.epochs
@@ -171,7 +171,8 @@ class Trainer:
 
     def _require_finite_gradients(self) -> None:
         """Look at the gradients before the optimizer does, at the dense ones too where connections grow."""
-        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if not math.isfinite(get_total_norm(gradients)):
             raise self._non_finite("the gradient is not finite")
         try:
@@ -247,8 +248,9 @@ class Trainer:
         elif progress.best_epoch != progress.epoch:
             best = self._evaluate(images, load(self.run.best(progress.best_epoch), copy.deepcopy(self.net)))
         sizes = {"train": len(self.images.train), "validation": len(self.images.validation), "test": len(images)}
+        rows = self.run.read_rows(METRICS)
         summary = summarise(
-            self.config, progress, self.method, self.net, meter, (last, best), self.run.read_rows(METRICS), sizes
+            self.config, self.engine, progress, self.method, self.net, meter, (last, best), rows, sizes
         )
         self.run.write_summary(summary)
         return summary

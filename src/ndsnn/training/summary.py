@@ -9,6 +9,7 @@ from torch import nn
 from ndsnn.config import TrainConfig, to_plain
 from ndsnn.sparse.methods import SparseTraining
 from ndsnn.sparse.sparsify import LayerRow, layer_report
+from ndsnn.training.acceleration import Engine
 from ndsnn.training.activity import ActivityMeter
 from ndsnn.training.costs import network_footprint_bits, peak_memory_mb
 from ndsnn.training.evaluate import Evaluation
@@ -18,6 +19,7 @@ from ndsnn.training.progress import Progress
 
 def summarise(
     config: TrainConfig,
+    engine: Engine,
     progress: Progress,
     method: SparseTraining,
     net: nn.Module,
@@ -30,6 +32,7 @@ def summarise(
 
     Args:
         config: Its settings.
+        engine: What computed it.
         progress: Where it ended.
         method: Its method, after the last step.
         net: Its last network.
@@ -61,8 +64,11 @@ def summarise(
         "costs": cost_table(net, meter, rows, last.images, config.model.time_steps),
         "seconds": progress.seconds,
         "peak_memory_mb": peak_memory_mb(),
+        "engine": engine.name,
+        "engine_reason": engine.reason,
+        "instruction_set": engine.instruction_set,
         "versions": versions(),
-        "machine": machine(),
+        "machine": machine() | {"instruction_set": engine.instruction_set},
     }
 
 

@@ -50,7 +50,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         "memory footprint": f"{costs['memory_footprint_bytes'] / 1e6:.2f} MB by the paper's formula, "
         f"{summary['peak_memory_mb']:.0f} MB peak of the process",
         "time": f"{summary['seconds']:.1f} s training, {summary['epochs']} epochs, "
-        f"{machine['threads']} threads, {machine['processor']}",
+        f"{_engine(summary)}, {machine['threads']} threads, {machine['processor']}",
     }
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
@@ -75,6 +75,12 @@ def print_data_sets(rows: list[dict[str, Any]], console: Console) -> None:
         places = ", ".join(row["where"]) or "the folder that --root names"
         text = f"in {places}" if row["state"] == "ready" else f"looked for in {places}. {row['how_to_get']}"
         console.print(f"{row['name']}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _engine(summary: dict[str, Any]) -> str:
+    """Name what computed a run; the first ones, which do not say, had the reference."""
+    isa = summary.get("instruction_set")
+    return f"{summary.get('engine', 'reference')} engine" + (f" ({isa})" if isa else "")
 
 
 def _best(summary: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The sparse-training methods, one class and one file each."""
 
-from ndsnn.sparse.methods.base import LayerUpdate, SparseTraining, TopologyUpdate
+from ndsnn.sparse.methods.base import SparseTraining
 from ndsnn.sparse.methods.constant import ConstantSparsity
 from ndsnn.sparse.methods.dst_ee import DSTEE
 from ndsnn.sparse.methods.gmp import GMP
@@ -10,6 +10,7 @@ from ndsnn.sparse.methods.registry import accepted_settings, methods
 from ndsnn.sparse.methods.rigl import RigL
 from ndsnn.sparse.methods.set import SET
 from ndsnn.sparse.methods.static import Dense, Static
+from ndsnn.sparse.methods.updates import LayerUpdate, TopologyUpdate
 
 __all__ = [
     "DSTEE",

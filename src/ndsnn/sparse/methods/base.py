@@ -12,42 +12,30 @@ are free than G asks for, the exchange shrinks to what is free, so no alive weig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ndsnn.errors import CheckpointError, ConfigError, NonFiniteError, SparsityError
+from ndsnn.sparse.bits import unpack_mask
 from ndsnn.sparse.distributions import check_sparsity, round_half_up
+from ndsnn.sparse.handle import SparseLayer
+from ndsnn.sparse.methods.updates import LayerUpdate, TopologyUpdate
 from ndsnn.sparse.schedules import UpdateSchedule, cosine_ratio, cubic_count, fit_schedule
 from ndsnn.sparse.selection import smallest
 from ndsnn.sparse.sparsify import Distribution, recorded_distribution, require_sparse_layers, sparsify
-from ndsnn.sparse.topology import SparseLayer, pack_mask, sparse_layers, unpack_mask
-
-
-class LayerUpdate(NamedTuple):
-    """What a round did to one layer: connections dropped, grown, and alive afterwards."""
-
-    layer: str
-    dropped: int
-    grown: int
-    nnz: int
-
-
-class TopologyUpdate(NamedTuple):
-    """What a round did to the network."""
-
-    step: int
-    round: int
-    layers: tuple[LayerUpdate, ...]
+from ndsnn.sparse.topology import sparse_layers
 
 
 class SparseTraining:
     """Base of all methods: call `step()` after each `optimizer.step()`.
 
-    A method of one's own overrides `drop_scores` or `grow_scores`, seldom `target_counts` or `growth_count`.
+    A method of one's own overrides `drop_scores` or `grow_scores`, seldom a count such as `target_counts`.
 
     Args:
         net: A network on which `ndsnn.sparsify` was called.
@@ -111,7 +99,8 @@ class SparseTraining:
         )
         self.steps_done = 0
         for layer in self.layers:
-            layer.watch_gradient(self._next_step_grows)
+            limit, score = partial(self._growth_limit, layer), partial(self._early_scores, layer)
+            layer.watch_gradient(self._grows_next, limit, score)
 
     def plan_final_counts(self) -> dict[str, int]:
         """Return the alive weights per layer at θf. By default: the network's own distribution at θf.
@@ -147,6 +136,16 @@ class SparseTraining:
         """Return G, the connections born in round q of a layer with `alive` weights before it (Eq. 6 and 8)."""
         return round_half_up(Fraction(self.death_ratio(q) * alive)) - (alive - target)
 
+    def max_growth(self, layer: SparseLayer, q: int) -> int:
+        """Return the most connections that round q can bear in `layer`, told before the optimizer's step.
+
+        Compressed layers keep as many candidates in the backward pass of the update step. By default: enough for
+        any target up to the present count, and for `target_counts` as they are before the step.
+        """
+        alive = layer.nnz
+        target = max(alive, self.target_counts(q)[layer.name])
+        return max(self.growth_count(q, alive, target), target - alive)
+
     def drop_scores(self, layer: SparseLayer) -> Tensor:
         """Return one score [nnz] for each alive weight; the smallest die. By default: |w| (Eq. 7)."""
         return layer.active_values().abs()
@@ -154,7 +153,8 @@ class SparseTraining:
     def grow_scores(self, layer: SparseLayer, positions: Tensor, gradient: Tensor | None) -> Tensor:
         """Return one score [m] for each inactive place; the largest are born. By default: |∂L/∂w| (Eq. 9).
 
-        It may be called with a part of a layer at a time, so a score may depend on its own place only.
+        It may be called with a part of a layer at a time, so a score may depend on its own place only; and in the
+        backward pass of an update step, where `steps_done` and `current_round` are those of the round already.
 
         Args:
             layer: The layer that grows.
@@ -177,13 +177,10 @@ class SparseTraining:
             NonFiniteError: The gradient of an update step is not finite; nothing was changed.
         """
         self.require_finite_gradients()
-        self.steps_done += 1
-        q = self.current_round
-        try:
+        with self._next_step():
+            q = self.current_round
             update = None if q is None else self._rewire(q)
-        except NonFiniteError:
-            self.steps_done -= 1
-            raise
+        self.steps_done += 1
         for layer in self.layers:
             layer.release_gradient()
             layer.enforce(self.optimizer)
@@ -198,12 +195,12 @@ class SparseTraining:
             NonFiniteError: One of them is not finite.
             SparsityError: One of them is missing.
         """
-        if self.needs_gradient and self.updates_next:
+        if self._grows_next():
             for layer in self.layers:
                 layer.require_finite_gradient()
 
     def masks(self) -> list[Tensor]:
-        """Return the boolean masks in layer order (the live ones, not copies)."""
+        """Return the boolean masks in layer order (of masked layers the live ones, of compressed ones copies)."""
         return [layer.mask for layer in self.layers]
 
     @property
@@ -244,7 +241,7 @@ class SparseTraining:
             "layers": {layer.name: list(layer.shape) for layer in self.layers},
             "steps_done": self.steps_done,
             "initial_counts": dict(self.initial_counts),
-            "masks": {layer.name: pack_mask(layer.mask) for layer in self.layers},
+            "masks": {layer.name: layer.packed_mask() for layer in self.layers},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -256,8 +253,7 @@ class SparseTraining:
         self.check_state(state)
         masks = {layer: unpack_mask(state["masks"][layer.name], layer.shape) for layer in self.layers}
         for layer, mask in masks.items():
-            layer.mask.copy_(mask)
-            layer.enforce(self.optimizer)
+            layer.set_mask(mask, self.optimizer)
         self.steps_done = int(state["steps_done"])
         self.initial_counts = {name: int(count) for name, count in state["initial_counts"].items()}
 
@@ -281,33 +277,49 @@ class SparseTraining:
         """Decide for all layers, then change all, so that a refusal leaves everything as it was."""
         targets = self.target_counts(q)
         changes = [self._choose(layer, q, targets[layer.name]) for layer in self.layers]
+        rows = []
         for layer, (dropped, grown) in zip(self.layers, changes, strict=True):
             layer.rewire(dropped, grown, self.optimizer)
+            rows.append(LayerUpdate(layer.name, len(dropped), len(grown), targets[layer.name]))
         self.after_round(q)
-        updates = (
-            LayerUpdate(layer.name, len(dropped), len(grown), targets[layer.name])
-            for layer, (dropped, grown) in zip(self.layers, changes, strict=True)
-        )
-        return TopologyUpdate(self.steps_done, q, tuple(updates))
+        return TopologyUpdate(self.steps_done, q, tuple(rows))
 
     def _choose(self, layer: SparseLayer, q: int, target: int) -> tuple[Tensor, Tensor]:
         """Return the positions that die and those that are born."""
-        active = layer.active_positions()
-        alive = len(active)
-        nothing = active[:0]
+        alive = layer.nnz
+        nothing = torch.empty(0, dtype=torch.int64, device=layer.weight.device)
         if alive == target == layer.size:
             return nothing, nothing
         growth = max(0, self.growth_count(q, alive, target), target - alive)
         if not self.regrow_dropped:
             growth = min(growth, layer.size - alive)
-        dropped = active[smallest(self._finite(layer, self.drop_scores(layer)), alive + growth - target)]
+        dying = smallest(self._finite(layer, self.drop_scores(layer)), alive + growth - target)
+        dropped = layer.active_positions()[dying]
         if not growth:
             return dropped, nothing
+        return dropped, layer.select_growth(growth, partial(self._scores, layer), dropped, self.regrow_dropped)
 
-        def score(positions: Tensor, gradient: Tensor | None) -> Tensor:
-            return self._finite(layer, self.grow_scores(layer, positions, gradient))
+    def _scores(self, layer: SparseLayer, positions: Tensor, gradient: Tensor | None) -> Tensor:
+        return self._finite(layer, self.grow_scores(layer, positions, gradient))
 
-        return dropped, layer.select_growth(growth, score, dropped, self.regrow_dropped)
+    def _early_scores(self, layer: SparseLayer, positions: Tensor, gradient: Tensor | None) -> Tensor:
+        """Score in the backward pass, before `step` counts the step."""
+        with self._next_step():
+            return self._scores(layer, positions, gradient)
+
+    def _growth_limit(self, layer: SparseLayer) -> int:
+        with self._next_step():
+            assert self.current_round is not None
+            return self.max_growth(layer, self.current_round)
+
+    @contextmanager
+    def _next_step(self) -> Iterator[None]:
+        """Let `steps_done` and `current_round` be those of the step that comes next."""
+        self.steps_done += 1
+        try:
+            yield
+        finally:
+            self.steps_done -= 1
 
     @staticmethod
     def _finite(layer: SparseLayer, scores: Tensor) -> Tensor:
@@ -324,7 +336,7 @@ class SparseTraining:
         assert self.schedule is not None
         return self.schedule.rounds
 
-    def _next_step_grows(self) -> bool:
+    def _grows_next(self) -> bool:
         return self.needs_gradient and self.updates_next
 
     def _settings(self) -> dict[str, Any]:

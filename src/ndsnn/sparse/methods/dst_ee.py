@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ndsnn.errors import CheckpointError, ConfigError
+from ndsnn.sparse.handle import SparseLayer
 from ndsnn.sparse.methods.rigl import RigL
-from ndsnn.sparse.topology import SparseLayer
 
 
 class DSTEE(RigL):
@@ -55,7 +55,7 @@ class DSTEE(RigL):
     def after_round(self, q: int) -> None:
         """Count the new topology."""
         for layer in self.layers:
-            self.times_active[layer.name] += layer.mask.flatten()
+            self.times_active[layer.name][layer.active_positions()] += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of `SparseTraining` and how often each place was alive."""

@@ -7,6 +7,7 @@ from fractions import Fraction
 import torch
 
 from ndsnn.sparse.distributions import round_half_up
+from ndsnn.sparse.handle import SparseLayer
 from ndsnn.sparse.methods.base import SparseTraining
 from ndsnn.sparse.schedules import cubic_count
 from ndsnn.sparse.selection import largest
@@ -41,3 +42,7 @@ class GraNet(SparseTraining):
     def growth_count(self, q: int, alive: int, target: int) -> int:
         """Return d(q) of the weights that are left after pruning."""
         return round_half_up(Fraction(self.death_ratio(q) * target))
+
+    def max_growth(self, layer: SparseLayer, q: int) -> int:
+        """Return d(q) of the present weights: the optimizer's step decides how many of them pruning leaves."""
+        return self.growth_count(q, layer.nnz, layer.nnz)

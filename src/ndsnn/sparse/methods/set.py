@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ndsnn.sparse.handle import SparseLayer
 from ndsnn.sparse.methods.constant import ConstantSparsity
 from ndsnn.sparse.selection import random_scores, stream_key
-from ndsnn.sparse.topology import SparseLayer
 
 
 class SET(ConstantSparsity):

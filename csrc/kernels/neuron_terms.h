@@ -1,0 +1,252 @@
+// What neurons integrate: the rows of their terms, and the constants of their equations.
+//
+// h[t] = keep·v[t-1] + gain·x[t] + bias,  o[t] = h[t] ≥ ϑ,  v[t] = o ? v_reset : h (hard) or h - ϑ·o (soft),
+// x[t] = Σ over terms of scale[c]·y[t] + shift[c].
+#pragma once
+#include <algorithm>
+
+#include "choice.h"
+#include "rows.h"
+
+namespace ndsnn::NDSNN_ISA_NAME {
+
+struct Constants {
+    float keep, gain, bias, start, threshold;
+    explicit Constants(const Neuron& n) {
+        const float k = 1 / n.tau, reset = n.hard ? n.reset : 0;
+        keep = 1 - k;
+        gain = n.decay_input ? k : 1;
+        bias = k * reset;
+        start = reset;
+        threshold = n.threshold;
+    }
+};
+
+template <bool hard>
+NDSNN_INLINE vf after_reset(vf h, vf threshold, vf reset) {
+    const vi fired = h >= threshold;
+    return hard ? choose(fired, reset, h) : h - choose(fired, threshold, vf{});
+}
+
+// What a unit of work covers: all steps of some rows of one block, before the pool.
+struct Unit {
+    int block, y0, rows;
+};
+
+struct Layout {
+    int steps, blocks, channels, height, width;  // before the pool
+    int side_h, side_w;                          // window of the pool
+    int rows;                                    // rows of a unit, a multiple of side_h
+    int strips;
+
+    Layout(const std::vector<Term>& terms, const Map& pooled, int pool) {
+        const Term& first = terms.front();
+        steps = pooled.steps;
+        blocks = pooled.blocks;
+        channels = pooled.channels;
+        height = first.current ? first.current->connections->g.out_h : first.map.height;
+        width = first.current ? first.current->connections->g.out_w : first.map.width;
+        side_h = std::min(pool, height);
+        side_w = std::min(pool, width);
+        rows = height;
+        for (const Term& term : terms)
+            if (term.current && !term.current->stored.data)
+                rows = std::min(rows, term.current->connections->forward_rows);
+        rows = std::min(rows, std::max(1, 64 / width));
+        rows = ceil_div(rows, side_h) * side_h;
+        strips = ceil_div(height, rows);
+    }
+    Unit unit(int index) const {
+        const int y0 = index % strips * rows;
+        return {index / strips, y0, std::min(rows, height - y0)};
+    }
+};
+
+// The input current of one channel, gain·x + bias, at step t and place p; the steps of an array are `…_step`
+// elements apart.
+struct Input {
+    enum class Kind { One, Two, WithSpikes };
+    Kind kind = Kind::One;
+    const float *y = nullptr, *y2 = nullptr;
+    size_t y_step = 0, y2_step = 0, spike_step = 0;
+    float a = 0, a2 = 0, b = 0, gain = 0;
+    const bits_t* spikes = nullptr;
+
+    template <Kind kind>
+    NDSNN_INLINE vf at(const Input& in, int t, size_t p) {
+        vf x = load(in.y + t * in.y_step + p * lanes) * in.a + in.b;
+        if constexpr (kind == Kind::Two) x += load(in.y2 + t * in.y2_step + p * lanes) * in.a2;
+        if constexpr (kind == Kind::WithSpikes) x += keep(splat(in.gain), in.spikes[t * in.spike_step + p]);
+        return x;
+    }
+};
+
+// The rows of all terms of a unit; those of currents are kept until the unit is done.
+class TermRows {
+public:
+    void prepare(const std::vector<Term>& terms, const Layout& layout, const Unit& unit) {
+        terms_ = &terms;
+        layout_ = &layout;
+        unit_ = unit;
+        size_t size = 0;
+        for (const Term& term : terms)
+            if (term.current) size += rows_size(*term.current, part_of(*term.current));
+        float* buffer = scratch_.get<float>(size);
+        rows_.clear();
+        for (const Term& term : terms) {
+            if (!term.current) {
+                rows_.push_back({});
+                continue;
+            }
+            rows_.push_back(fetch(*term.current, buffer));
+            buffer += rows_size(*term.current, part_of(*term.current));
+        }
+    }
+
+    // y of term i: step t (0 if it is the same at every step), channel c.
+    const float* row(size_t i, int t, int c) const {
+        const int step = (*terms_)[i].current->source.steps == 1 ? 0 : t;
+        return rows_[i].base + step * rows_[i].step_stride + c * rows_[i].channel_stride;
+    }
+
+    // gain·x + bias of channel c over all steps, ready to be read place by place; `buffer` [t][n] is used where
+    // the terms are of no common kind.
+    Input input(const Constants& k, int c, float* buffer) const {
+        const std::vector<Term>& terms = *terms_;
+        const size_t n = static_cast<size_t>(unit_.rows) * layout_->width;
+        Input in;
+        if (terms.size() <= 2 && terms[0].current &&
+            (terms.size() == 1 || terms[1].current || terms[1].map.kind == Kind::Spikes)) {
+            in.y = row(0, 0, c), in.y_step = step_of(0);
+            in.a = static_cast<float>(k.gain * terms[0].scale[c]);
+            double b = k.gain * terms[0].shift[c] + k.bias;
+            if (terms.size() == 2 && terms[1].current) {
+                in.kind = Input::Kind::Two;
+                in.y2 = row(1, 0, c), in.y2_step = step_of(1);
+                in.a2 = static_cast<float>(k.gain * terms[1].scale[c]);
+                b += k.gain * terms[1].shift[c];
+            } else if (terms.size() == 2) {
+                const Map& m = terms[1].map;
+                in.kind = Input::Kind::WithSpikes;
+                in.spikes = static_cast<const bits_t*>(m.data) + place(m, 0, c);
+                in.spike_step = m.steps == 1 ? 0 : m.blocks * m.plane();
+                in.gain = k.gain;
+            }
+            in.b = static_cast<float>(b);
+            return in;
+        }
+        for (int t = 0; t < layout_->steps; t++) {
+            float* x = buffer + t * n * lanes;
+            for (size_t i = 0; i < terms.size(); i++)
+                terms[i].current ? add_current(k, i, t, c, n, i == 0, x)
+                                 : add_map(k, terms[i].map, t, c, n, i == 0, x);
+        }
+        in.y = buffer, in.y_step = n * lanes;
+        in.a = 1, in.b = 0;
+        return in;
+    }
+
+    // Floats between two steps of term i, 0 if it is the same at every step.
+    size_t step_of(size_t i) const { return (*terms_)[i].current->source.steps == 1 ? 0 : rows_[i].step_stride; }
+
+private:
+    Part part_of(const Current& current) const {
+        return Part::all_channels(current, unit_.block, 0, current.source.steps, unit_.y0, unit_.rows);
+    }
+
+    // A unit may be taller than what is computed at a time.
+    Rows fetch(const Current& current, float* buffer) {
+        const Geometry& g = current.connections->g;
+        const int most = current.connections->forward_rows;
+        Part part = part_of(current);
+        if (current.stored.data) return get_rows(current, part, buffer);
+        const size_t row = static_cast<size_t>(g.out_w) * lanes, channel = unit_.rows * row,
+                     step = g.c_out * channel;
+        for (int r = 0; r < unit_.rows; r += most) {
+            part.y0 = unit_.y0 + r;
+            part.rows = std::min(most, unit_.rows - r);
+            compute_rows(current, part, buffer + r * row, step, channel, nullptr);
+        }
+        return {buffer, step, channel};
+    }
+
+    size_t place(const Map& m, int t, int c) const {
+        return (static_cast<size_t>(t) * m.blocks + unit_.block) * m.plane() +
+               (static_cast<size_t>(c) * m.height + unit_.y0) * m.width;
+    }
+
+    void add_current(const Constants& k, size_t i, int t, int c, size_t n, bool first, float* x) const {
+        const Term& term = (*terms_)[i];
+        const float* y = row(i, t, c);
+        const vf a = splat(static_cast<float>(k.gain * term.scale[c]));
+        const vf b = splat(static_cast<float>(k.gain * term.shift[c] + (first ? k.bias : 0)));
+        if (first)
+            for (size_t p = 0; p < n; p++) store(x + p * lanes, load(y + p * lanes) * a + b);
+        else
+            for (size_t p = 0; p < n; p++)
+                store(x + p * lanes, load(x + p * lanes) + (load(y + p * lanes) * a + b));
+    }
+
+    void add_map(const Constants& k, const Map& m, int t, int c, size_t n, bool first, float* x) const {
+        const size_t at = place(m, m.steps == 1 ? 0 : t, c);
+        const vf gain = splat(k.gain), bias = splat(first ? k.bias : 0);
+        for (size_t p = 0; p < n; p++) {
+            const vf old = first ? bias : load(x + p * lanes);
+            vf in;
+            if (m.kind == Kind::Spikes)
+                in = keep(gain, static_cast<const bits_t*>(m.data)[at + p]);
+            else
+                in = gain * load(static_cast<const float*>(m.data) + (at + p) * lanes);
+            store(x + p * lanes, old + in);
+        }
+    }
+
+    const std::vector<Term>* terms_ = nullptr;
+    const Layout* layout_ = nullptr;
+    Unit unit_{};
+    std::vector<Rows> rows_;
+    Scratch scratch_;
+};
+
+// The currents that are computed at every use.
+inline std::vector<const Current*> computed(const std::vector<Term>& terms) {
+    std::vector<const Current*> found;
+    for (const Term& term : terms)
+        if (term.current && !term.current->stored.data) found.push_back(term.current);
+    return found;
+}
+
+// Spikes of n places to bits [t][n]; returns their number.
+template <bool hard, Input::Kind kind>
+long long integrate(const Constants& k, int steps, size_t n, bits_t valid, const Input& in, bits_t* bits) {
+    const vf decay = splat(k.keep), threshold = splat(k.threshold), reset = splat(k.start);
+    long long count = 0;
+    for (size_t p = 0; p < n; p++) {
+        vf v = reset;
+        for (int t = 0; t < steps; t++) {
+            const vf h = v * decay + Input::at<kind>(in, t, p);
+            const bits_t o = at_least(h, threshold) & valid;
+            bits[t * n + p] = o;
+            count += __builtin_popcount(o);
+            v = after_reset<hard>(h, threshold, reset);
+        }
+    }
+    return count;
+}
+
+inline long long integrate(const Constants& k, bool hard, int steps, size_t n, bits_t valid, const Input& in,
+                           bits_t* bits) {
+    switch (in.kind) {
+        case Input::Kind::One:
+            return hard ? integrate<true, Input::Kind::One>(k, steps, n, valid, in, bits)
+                        : integrate<false, Input::Kind::One>(k, steps, n, valid, in, bits);
+        case Input::Kind::Two:
+            return hard ? integrate<true, Input::Kind::Two>(k, steps, n, valid, in, bits)
+                        : integrate<false, Input::Kind::Two>(k, steps, n, valid, in, bits);
+        default:
+            return hard ? integrate<true, Input::Kind::WithSpikes>(k, steps, n, valid, in, bits)
+                        : integrate<false, Input::Kind::WithSpikes>(k, steps, n, valid, in, bits);
+    }
+}
+
+}  // namespace ndsnn::NDSNN_ISA_NAME

@@ -1,0 +1,58 @@
+// Memory a thread keeps between kernels, and the parallel loop they all use.
+#pragma once
+#include <cstdlib>
+#include <new>
+
+#include "../layout.h"
+#include "../simd.h"
+
+namespace ndsnn::NDSNN_ISA_NAME {
+
+// An aligned buffer that only grows.
+class Scratch {
+public:
+    Scratch() = default;
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    ~Scratch() { std::free(data_); }
+
+    template <class T>
+    T* get(size_t count) {
+        const size_t bytes = (count * sizeof(T) + 255) / 64 * 64;
+        if (bytes > size_) {
+            std::free(data_);
+            size_ = 0;
+            data_ = std::aligned_alloc(64, bytes);
+            if (!data_) throw std::bad_alloc();
+            size_ = bytes;
+        }
+        return static_cast<T*>(data_);
+    }
+
+private:
+    void* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+// body(unit) for 0 ≤ unit < units, in any order on any thread: whatever it reduces must be kept per unit.
+template <class F>
+void parallel(int threads, int units, F body) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (int unit = 0; unit < units; unit++) body(unit);
+}
+
+inline bits_t valid_lanes(const Run& run, int block) {
+    const int left = run.samples - block * lanes;
+    return left >= lanes ? static_cast<bits_t>(~bits_t{0}) : static_cast<bits_t>((1u << left) - 1);
+}
+
+inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+inline int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+// fn(typed pointer) for a map of floats.
+template <class F>
+inline auto with_floats(const Map& map, F fn) {
+    return map.kind == Kind::Float16 ? fn(static_cast<half_t*>(map.data)) : fn(static_cast<float*>(map.data));
+}
+
+}  // namespace ndsnn::NDSNN_ISA_NAME

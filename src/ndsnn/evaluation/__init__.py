@@ -1,0 +1,1 @@
+"""Looking at what was made: the engine's speed and memory on this machine."""

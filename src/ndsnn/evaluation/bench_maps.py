@@ -1,0 +1,68 @@
+"""Maps of the native back end, filled at random, for kernels that run alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ndsnn.engine.native import NativeBackend
+from ndsnn.engine.ops import InputTerm, MapShape
+from ndsnn.neurons import LIFParameters
+
+REPEATER = LIFParameters(decay_input=False)
+"""A neuron that fires where it gets 2, and where it gets 0 stays at 0."""
+
+
+class RandomMaps:
+    """Makes maps, each with an arena of its own, so that none shares bytes with another.
+
+    Args:
+        time_steps: T.
+        samples: N.
+        precision: As in `accelerate`.
+        seed: Of what fills them.
+
+    Attributes:
+        backend: Any map and connection set goes with it.
+    """
+
+    def __init__(self, time_steps: int, samples: int, precision: str, seed: int) -> None:
+        self._size = time_steps, samples, precision
+        self._generator = torch.Generator().manual_seed(seed)
+        self.backend: Any = NativeBackend(*self._size)
+
+    def nbytes(self, shape: MapShape, spikes: bool = False) -> int:
+        """Return the bytes of a map of spikes, or else of floats."""
+        return int(self.backend.nbytes(shape, spikes))
+
+    def empty(self, shape: MapShape, spikes: bool = False) -> Any:
+        """Return a map of spikes, or else of floats, that holds nothing yet."""
+        owner: Any = NativeBackend(*self._size)
+        return owner.spikes(shape) if spikes else owner.floats(shape)
+
+    def spikes(self, shape: MapShape, rate: float) -> Any:
+        """Return a map in which everything fires with probability `rate`."""
+        filled = self.empty(shape, spikes=True)
+        self.backend.neuron_forward(
+            [InputTerm(self._loaded(2 * self._busy(shape, rate)), None)], REPEATER, 1, filled
+        )
+        return filled
+
+    def floats(self, shape: MapShape, rate: float = 1.0) -> Any:
+        """Return a map of normal values, each of which is replaced by 0 with probability 1 − `rate`."""
+        size = self._shape_of(shape)
+        return self._loaded(torch.randn(size, generator=self._generator) * self._busy(shape, rate))
+
+    def _loaded(self, values: Tensor) -> Any:
+        steps, _, *rest = values.shape
+        filled = self.empty(MapShape(steps, *rest))
+        self.backend.load(values, filled)
+        return filled
+
+    def _busy(self, shape: MapShape, rate: float) -> Tensor:
+        return (torch.rand(self._shape_of(shape), generator=self._generator) < rate).float()
+
+    def _shape_of(self, shape: MapShape) -> tuple[int, ...]:
+        return shape.steps, self._size[1], shape.channels, shape.height, shape.width
