@@ -37,13 +37,13 @@ class Scene:
 
     Args:
         side: Back end.
-        layer: The one layer; as many channels in as out, in place.
-        strided: A second one.
+        layer: A layer with as many channels in as out, so that it works in place.
+        others: The same with other weights and input: strided, and those for which kernels go by spikes.
     """
 
     side: NativeSide
     layer: Layer
-    strided: Layer
+    others: dict[str, Layer]
 
     def values(self, steps: int, size: tuple[int, int], seed: int) -> Tensor:
         shape = (steps, self.layer.samples, self.layer.outputs, *size)
@@ -54,12 +54,17 @@ class Scene:
 
 
 def operations(
-    whole: bool, samples: int = 11, size: tuple[int, int] = (13, 18), isa: str | None = None
+    whole: bool, samples: int = 11, size: tuple[int, int] = (9, 11), isa: str | None = None
 ) -> tuple[NativeSide, dict[str, Operation]]:
     """Return a back end and what can be called on it, by name; the arena is large enough for all."""
-    layer = Layer(5, 5, size=size, steps=3, samples=samples, whole=whole, density=0.4)
+    layer = Layer(12, 12, size=size, steps=3, samples=samples, whole=whole, density=0.1)
     side = NativeSide(layer.steps, samples, layer.isa if isa is None else isa, nbytes=2**23)
-    scene = Scene(side, layer, replace(layer, stride=2, seed=1, density=1.0, rate=None))
+    others = {
+        "strided": replace(layer, stride=2, seed=1, density=1.0, rate=None),
+        "half dense": replace(layer, seed=2, density=0.5, rate=0.02),
+        "dense": replace(layer, seed=3, density=1.0, rate=0.02),
+    }
+    scene = Scene(side, layer, others)
     found: dict[str, Operation] = {}
     for part in (_currents, _synapses, _neurons, _max_pools, _averages, _copies):
         found.update(part(scene))
@@ -69,10 +74,10 @@ def operations(
 def _currents(scene: Scene) -> dict[str, Operation]:
     backend, kept = scene.side.backend, scene.empty(scene.layer.steps, scene.layer.size)
     current, stored = (scene.layer.connected().on(scene.side, map_) for map_ in (None, kept))
-    strided = scene.strided.connected().on(scene.side)
+    others = {name: layer.connected().on(scene.side) for name, layer in scene.others.items()}
     return {
-        "statistics": Operation(lambda: [*backend.statistics(current)]),
-        "statistics, strided": Operation(lambda: [*backend.statistics(strided)]),
+        **{f"statistics, {name}": _statistics(backend, one) for name, one in others.items()},
+        "statistics": _statistics(backend, current),
         "statistics, stored": Operation(
             lambda: [*backend.statistics(stored), backend.unload(kept)], (kept,), False
         ),
@@ -80,8 +85,12 @@ def _currents(scene: Scene) -> dict[str, Operation]:
     }
 
 
+def _statistics(backend: Any, current: Any) -> Operation:
+    return Operation(lambda: [*backend.statistics(current)])
+
+
 def _synapses(scene: Scene) -> dict[str, Operation]:
-    """Both layers, with and without a gradient of the source; in place."""
+    """All layers, with and without a gradient of the source; in place."""
     backend, steps, found = scene.side.backend, scene.layer.steps, {}
 
     def operation(layer: Layer, into: Any, accumulate: bool, in_place: bool = False) -> Operation:
@@ -103,28 +112,32 @@ def _synapses(scene: Scene) -> dict[str, Operation]:
 
         return Operation(run, () if into is None else (into,))
 
-    for name, layer in (("", scene.layer), (", strided", scene.strided)):
-        found[f"synapse_backward{name}"] = operation(layer, scene.empty(steps, layer.size), False)
-        found[f"synapse_backward{name}, accumulate"] = operation(layer, scene.empty(steps, layer.size), True)
-        found[f"synapse_backward{name}, weights only"] = operation(layer, None, False)
+    for name, layer in (("layer", scene.layer), *scene.others.items()):
+        found[f"synapse_backward, {name}"] = operation(layer, scene.empty(steps, layer.size), False)
+        found[f"synapse_backward, {name}, accumulate"] = operation(layer, scene.empty(steps, layer.size), True)
+        found[f"synapse_backward, {name}, weights only"] = operation(layer, None, False)
     found["synapse_backward, in place"] = operation(scene.layer, None, False, in_place=True)
     return found
 
 
 def _neurons(scene: Scene) -> dict[str, Operation]:
-    """Two currents and spikes with pools, and one input that is the same at every step."""
+    """All kinds of input, without and with a pool."""
     backend, steps, size, found = scene.side.backend, scene.layer.steps, scene.layer.size, {}
     channels = scene.layer.outputs
     affine = Affine(torch.full((channels,), 0.5, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64))
     kept = scene.empty(steps, size)
-    currents = [
-        scene.layer.connected().on(scene.side),
-        replace(scene.layer, seed=9).connected().on(scene.side, kept),
-    ]
-    backend.statistics(currents[1])
+    dense = scene.others["dense"].connected()
+    computed, stored = (InputTerm(dense.on(scene.side, map_), affine) for map_ in (None, kept))
+    backend.statistics(stored.value)
+    sparse = InputTerm(scene.layer.connected().on(scene.side), affine)
     spikes = scene.side.spikes((scene.values(steps, size, 6) > 1).float())
-    several = [*(InputTerm(current, affine) for current in currents), InputTerm(spikes, None)]
-    once = [InputTerm(scene.side.floats(scene.values(1, size, 7)), None)]
+    terms_by_name = {
+        "once": [InputTerm(scene.side.floats(scene.values(1, size, 7)), None)],
+        "computed": [computed],
+        "two": [sparse, stored],
+        "with spikes": [stored, InputTerm(spikes, None)],
+        "several": [sparse, computed, InputTerm(spikes, None)],
+    }
 
     def forward(terms: list[InputTerm], pool: int, out: Any) -> Callable[[], list[Tensor]]:
         return lambda: [
@@ -140,8 +153,8 @@ def _neurons(scene: Scene) -> dict[str, Operation]:
 
         return run
 
-    for name, terms in (("several", several), ("once", once)):
-        for pool in (1, 2, 3):
+    for name, terms in terms_by_name.items():
+        for pool in (1, 3):
             pooled = (size[0] // pool, size[1] // pool)
             out = scene.empty(steps, pooled, spikes=True)
             found[f"neuron_forward, {name}, pool {pool}"] = Operation(forward(terms, pool, out), (out,))

@@ -11,7 +11,7 @@ from ndsnn.engine import library
 
 pytestmark = needs_native
 
-SAMPLES, SIZE = 17, (13, 18)
+SAMPLES, SIZE = 17, (9, 11)
 """More blocks, strips and steps than threads, and a rest of each."""
 
 

@@ -39,8 +39,10 @@ TRICKY = [
     Layer(rate=0.0),
     Layer(size=(17, 16), steps=1, rate=None, inputs=1, stride=2, stored=True),
     Layer(size=(9, 12), steps=5, samples=33, gaps=True),
+    Layer(size=(2, 3), steps=20, samples=3),
+    Layer(inputs=12, outputs=12, size=(2, 3), steps=20, samples=3, density=1.0, rate=0.02),
 ]
-"""One place, one sample, kernels off the map, rests of every tile, empty rows and columns, silence and noise."""
+"""One place, one sample, kernels off the map, rests of all tiles, empty rows and columns, silence, many steps."""
 
 BY_SPIKES_OR_WEIGHTS = [
     Layer(inputs=20, outputs=20, size=(4, 4), density=density, rate=rate, samples=samples)
@@ -101,17 +103,32 @@ class TestForward:
         if layer.stored:
             assert torch.equal(native.backend.unload(kept), native.backend.evaluate(current))
 
-    def test_values_of_a_later_step_replace_the_former(self):
-        layer = Layer(whole=True, density=0.2)
+    @pytest.mark.parametrize("layer", [Layer(density=0.2), Layer(inputs=12, outputs=12, density=1.0, rate=0.02)])
+    def test_values_of_a_later_step_replace_the_former(self, layer):
+        """In both passes, whichever was made with the former values."""
+        layer = replace(layer, whole=True)
         connected = layer.connected()
-        native, reference = layer.sides()
         later = replace(connected, values=3 - connected.values)
-        current = connected.on(native)
-        native.backend.evaluate(current)
-        native.backend.set_values(current.connections, later.values)
-        assert torch.equal(
-            native.backend.evaluate(current).double(), reference.backend.evaluate(later.on(reference))
-        )
+        grad_x = torch.ones(layer.steps, layer.samples, layer.outputs, *layer.out_size)
+        affine = Way().vectors(layer.outputs, True, random(1))
+
+        def both_passes(side, current):
+            into = side.floats(connected.source)
+            values = side.backend.synapse_backward(current, side.floats(grad_x), affine, into, False, None)
+            return [part.double() for part in (side.backend.evaluate(current), values, side.backend.unload(into))]
+
+        reference = layer.sides()[1]
+        expected = both_passes(reference, later.on(reference))
+        for first in ("neither", "forward", "both"):
+            native, _ = layer.sides()
+            current = connected.on(native)
+            if first == "forward":
+                native.backend.evaluate(current)
+            elif first == "both":
+                both_passes(native, current)
+            native.backend.set_values(current.connections, later.values)
+            for part, truth in zip(both_passes(native, current), expected, strict=True):
+                assert torch.equal(part, truth), first
 
     def test_connections_serve_any_number_of_samples(self):
         layer = Layer(whole=True)
@@ -182,6 +199,21 @@ class TestBackward:
     def test_others_are_not(self, layer):
         native, _ = layer.sides()
         assert not native.backend.writes_in_place(layer.connected().on(native).connections)
+
+    @pytest.mark.parametrize("rate", [1.0, None])
+    @pytest.mark.parametrize("stride", [1, 2])
+    def test_what_a_layer_before_left_in_buffers_does_not_count(self, rate, stride):
+        """The current is computed again, a few rows at a time, where another layer has left no zero."""
+        before = Layer(inputs=20, kernel=(5, 5), padding=(0, 0), size=(20, 20), rate=rate, steps=1).connected()
+        layer = Layer(size=(8 * stride, 10 * stride), rate=rate, stride=stride, steps=1, whole=True)
+        connected, (native, reference) = layer.connected(), layer.sides()
+        grad_x = torch.ones(1, layer.samples, layer.outputs, *layer.out_size)
+        affine = Way().vectors(layer.outputs, True, random(1))
+        native.backend.evaluate(before.on(native))
+        result = go_back(native, connected, Way(), grad_x, affine, connected.source)
+        expected = go_back(reference, connected, Way(), grad_x, affine, connected.source)
+        assert torch.equal(result.values.double(), expected.values)
+        assert torch.equal(result.source.double(), expected.source)
 
     def test_row_of_more_places_than_16_bits_can_number(self):
         layer = Layer(64, 8, (1, 3), 1, (0, 1), (1, 8300), density=1.0, rate=0.02, steps=1, samples=1, whole=True)

@@ -11,6 +11,12 @@ from ndsnn.training.run import train
 from ndsnn.training.signals import RunInterrupted
 
 
+@pytest.fixture(autouse=True)
+def no_backend_variable(monkeypatch):
+    """Let the settings alone decide which engine computes."""
+    monkeypatch.delenv("NDSNN_BACKEND", raising=False)
+
+
 @pytest.fixture
 def tiny(tmp_path):
     """A configuration that trains in about a second: 2 epochs of 11 steps, an update every 4; plain PyTorch."""

@@ -1,5 +1,7 @@
 """Which engine computes a run, and what is said of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_runs import needs_native
@@ -9,12 +11,8 @@ import ndsnn
 from ndsnn.engine import native
 from ndsnn.errors import ConfigError, MissingDependencyError
 from ndsnn.training.acceleration import Engine, put_on_engine
-
-
-@pytest.fixture(autouse=True)
-def no_variables(monkeypatch):
-    for name in ("NDSNN_BACKEND", "NDSNN_ISA"):
-        monkeypatch.delenv(name, raising=False)
+from ndsnn.training.build import build
+from ndsnn.training.checkpoint import pack_training
 
 
 @pytest.fixture
@@ -40,6 +38,20 @@ def test_native(engine, reason, memory):
     assert f"memory={memory!r}" in accelerated.extra_repr()
     assert chosen == Engine("native", reason, native.instruction_set())
     assert ndsnn.layer_report(accelerated) == ndsnn.layer_report(plain)
+
+
+@needs_native
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_both_engines_begin_with_the_same_weights_and_connections(tiny, optimizer):
+    found = []
+    for engine in ("reference", "native"):
+        parts = build(replace(tiny, engine=engine, optimizer=optimizer))
+        assert parts.engine.name == engine
+        found.append(pack_training(parts.net, parts.optimizer, parts.method))
+    (tensors, state), (other_tensors, other_state) = found
+    assert state == other_state
+    assert tensors.keys() == other_tensors.keys()
+    assert all(torch.equal(tensor, other_tensors[key]) for key, tensor in tensors.items())
 
 
 def test_reference():

@@ -107,7 +107,7 @@ def test_a_run_goes_on_with_the_other_engine(tiny, run_until, first, second):
 @needs_native
 @pytest.mark.parametrize("change", [{"memory": "recompute"}, {"threads": 2}])
 def test_memory_and_threads_change_no_bit_of_a_native_run(tiny, run_until, change):
-    config = on_engine(replace(tiny, memory="store"), "native")
+    config = on_engine(replace(tiny, memory="store", epochs=1), "native")
     run_until(config)
     other = elsewhere(config, "other", **change)
     run_until(other)
