@@ -45,10 +45,13 @@ std::string shape_text(const Map& m) {
     return s.substr(0, s.size() - 2) + "]";
 }
 
+constexpr size_t most_bytes = size_t{1} << 48;
+
 // Memory that maps are cut from.
 class Arena {
 public:
     explicit Arena(size_t bytes) : size_(bytes) {
+        require(bytes < most_bytes, "an arena of " + std::to_string(bytes) + " bytes is larger than any memory");
         constexpr size_t huge = size_t{2} << 20;
         const size_t alignment = bytes >= 2 * huge ? huge : 64;
         const size_t total = (bytes + slack + alignment - 1) / alignment * alignment;
@@ -75,6 +78,8 @@ private:
 struct PyMap {
     Map map;
     std::shared_ptr<Arena> arena;
+    int samples = 0;  // of the engine that cut it, like the kernels
+    const Kernels* kernels = nullptr;
 };
 
 struct PyCurrent {
@@ -109,6 +114,9 @@ public:
 
     size_t nbytes(int steps, int channels, int height, int width, Kind kind) const {
         require(steps >= 1 && channels >= 1 && height >= 1 && width >= 1, "a map has an empty axis");
+        const double estimate =
+            1.0 * steps * blocks_ * channels * height * width * element_bytes(kind, kernels_.lanes);
+        require(estimate < static_cast<double>(most_bytes), "a map is larger than any memory");
         const size_t places = static_cast<size_t>(steps) * blocks_ * channels * height * width;
         return (places * element_bytes(kind, kernels_.lanes) + 127) / 64 * 64;
     }
@@ -119,14 +127,17 @@ public:
         require(offset % 64 == 0 && offset <= arena->size() && bytes <= arena->size() - offset,
                 "a map of " + std::to_string(bytes) + " bytes at " + std::to_string(offset) +
                     " does not fit into an arena of " + std::to_string(arena->size()));
-        return {{kind, arena->at(offset), steps, blocks_, channels, height, width}, std::move(arena)};
+        return {{kind, arena->at(offset), steps, blocks_, channels, height, width},
+                std::move(arena),
+                samples_,
+                &kernels_};
     }
 
     std::shared_ptr<PyCurrent> current(std::shared_ptr<Connections> k, const PyMap& source,
                                        const std::optional<PyMap>& stored) const {
         const Geometry& g = k->g;
         const Map& s = source.map;
-        own(s);
+        own(source);
         require(s.channels == g.c_in && s.height == g.height && s.width == g.width && s.kind != Kind::Float16,
                 "the layer reads [" + std::to_string(g.c_in) + ", " + std::to_string(g.height) + ", " +
                     std::to_string(g.width) + "], not " + shape_text(s));
@@ -135,7 +146,7 @@ public:
         made->source = source;
         made->current = {k.get(), s, {}};
         if (stored) {
-            own(stored->map);
+            own(*stored);
             require(
                 stored->map.kind != Kind::Spikes &&
                     stored->map.same_shape({Kind::Float32, nullptr, s.steps, blocks_, g.c_out, g.out_h, g.out_w}),
@@ -147,6 +158,7 @@ public:
     }
 
     PyTerm current_term(std::shared_ptr<PyCurrent> current, Vector scale, Vector shift) const {
+        own(*current);
         const size_t channels = current->connections->g.c_out;
         require(scale.size() == channels && shift.size() == channels,
                 "scale and shift need one entry per output channel");
@@ -158,7 +170,7 @@ public:
     }
 
     PyTerm map_term(const PyMap& map) const {
-        own(map.map);
+        own(map);
         require(map.map.kind != Kind::Float16, "a summand must be spikes or fp32");
         PyTerm t;
         t.map = map;
@@ -166,6 +178,7 @@ public:
     }
 
     void statistics(const PyCurrent& c, VectorOut sum, VectorOut squares) const {
+        own(c);
         const size_t channels = c.connections->g.c_out;
         require(sum.size() == channels && squares.size() == channels,
                 "the sums need one entry per output channel");
@@ -176,7 +189,7 @@ public:
     long long neuron_forward(const std::vector<PyTerm>& terms, const Neuron& neuron, int pool,
                              const PyMap& out) const {
         require(out.map.kind == Kind::Spikes, "neurons write spikes");
-        const std::vector<Term> plain = check_terms(terms, pool, out.map);
+        const std::vector<Term> plain = check_terms(terms, pool, out);
         nb::gil_scoped_release release;
         return kernels_.neuron_forward(run(), plain, neuron, pool, out.map);
     }
@@ -184,10 +197,10 @@ public:
     void neuron_backward(const std::vector<PyTerm>& terms, const Neuron& neuron, int pool, const PyMap& grad_out,
                          const PyMap& grad_x, VectorOut sum_gx, Matrix sum_gx_y) const {
         require(grad_out.map.kind != Kind::Spikes && grad_x.map.kind != Kind::Spikes, "gradients are floats");
-        const std::vector<Term> plain = check_terms(terms, pool, grad_out.map);
+        const std::vector<Term> plain = check_terms(terms, pool, grad_out);
         const Shape in = input_shape(terms.front());
         const Map want{grad_x.map.kind, nullptr, in.steps, blocks_, in.channels, in.height, in.width};
-        own(grad_x.map);
+        own(grad_x);
         require(grad_x.map.same_shape({Kind::Float32, nullptr, terms.size() == 1 ? in.steps : grad_out.map.steps,
                                        blocks_, in.channels, in.height, in.width}),
                 "the gradient of " + shape_text(want) + " does not fit into " + shape_text(grad_x.map));
@@ -206,7 +219,7 @@ public:
         require(grad_values.size() == k.nnz,
                 "the gradient needs one entry per alive weight, " + std::to_string(k.nnz));
         if (grad_source) {
-            own(grad_source->map);
+            own(*grad_source);
             require(grad_source->map.kind != Kind::Spikes && grad_source->map.same_shape(c.source.map),
                     "the gradient of the layer's input does not fit " + shape_text(grad_source->map));
         }
@@ -235,7 +248,7 @@ public:
     }
 
     void max_pool(const PyMap& source, int side, const PyMap& out) const {
-        check_pool(source.map, side, out.map);
+        check_pool(source, side, out);
         require(source.map.kind == Kind::Spikes && out.map.kind == Kind::Spikes, "max-pool takes spikes");
         nb::gil_scoped_release release;
         kernels_.max_pool(run(), source.map, side, out.map);
@@ -243,7 +256,7 @@ public:
 
     void max_pool_backward(const PyMap& source, int side, const PyMap& grad_out, const PyMap& grad_source,
                            bool accumulate) const {
-        check_pool(source.map, side, grad_out.map);
+        check_pool(source, side, grad_out);
         require(source.map.kind == Kind::Spikes && grad_out.map.kind != Kind::Spikes &&
                     grad_source.map.kind != Kind::Spikes && grad_source.map.same_shape(source.map),
                 "max-pool's gradients do not fit its input");
@@ -252,22 +265,22 @@ public:
     }
 
     void avg_pool(const PyMap& source, const PyMap& out, int side) const {
-        check_average(source.map, out.map, side);
+        check_average(source, out, side);
         require(source.map.kind != Kind::Float16 && out.map.kind == Kind::Float32, "average pool writes fp32");
         nb::gil_scoped_release release;
         kernels_.avg_pool(run(), source.map, out.map, side);
     }
 
     void avg_pool_backward(const PyMap& grad_out, const PyMap& grad_source, int side, bool accumulate) const {
-        check_average(grad_source.map, grad_out.map, side);
+        check_average(grad_source, grad_out, side);
         require(grad_out.map.kind != Kind::Spikes && grad_source.map.kind != Kind::Spikes, "gradients are floats");
         nb::gil_scoped_release release;
         kernels_.avg_pool_backward(run(), grad_out.map, grad_source.map, side, accumulate);
     }
 
     void add(const PyMap& source, const PyMap& into) const {
-        own(source.map);
-        own(into.map);
+        own(source);
+        own(into);
         require(
             source.map.same_shape(into.map) && source.map.kind != Kind::Spikes && into.map.kind != Kind::Spikes,
             shape_text(source.map) + " cannot be added to " + shape_text(into.map));
@@ -276,23 +289,24 @@ public:
     }
 
     void load(Floats values, const PyMap& into) const {
-        own(into.map);
-        require(into.map.kind != Kind::Spikes && values.size() == into.map.steps * into.map.plane() * samples_,
-                "there are " + std::to_string(values.size()) + " values for " + shape_text(into.map));
+        own(into);
+        require(into.map.kind != Kind::Spikes, "spikes are not loaded");
+        require(has_shape(values, into.map), "the " + std::to_string(values.size()) +
+                                                 " values are not of the shape of " + shape_text(into.map));
         nb::gil_scoped_release release;
         kernels_.load(run(), values.data(), into.map);
     }
 
     void unload(const PyMap& from, FloatsOut values) const {
-        own(from.map);
-        require(values.size() == from.map.steps * from.map.plane() * samples_,
-                "there is room for " + std::to_string(values.size()) + " values of " + shape_text(from.map));
+        own(from);
+        require(has_shape(values, from.map), "the room for " + std::to_string(values.size()) +
+                                                 " values is not of the shape of " + shape_text(from.map));
         nb::gil_scoped_release release;
         kernels_.unload(run(), from.map, values.data());
     }
 
     void counts(const PyMap& source, CountsOut out) const {
-        own(source.map);
+        own(source);
         require(out.size() == source.map.plane(), "the counts need one entry per place");
         static_assert(sizeof(long long) == sizeof(int64_t));
         nb::gil_scoped_release release;
@@ -300,13 +314,13 @@ public:
     }
 
     long long spike_count(const PyMap& source) const {
-        own(source.map);
+        own(source);
         require(source.map.kind == Kind::Spikes, "only spikes are counted");
         return kernels_.spike_count(run(), source.map);
     }
 
     PyMap relabel(const PyMap& m, int channels, int height, int width) const {
-        own(m.map);
+        own(m);
         require(channels >= 1 && height >= 1 && width >= 1 &&
                     static_cast<size_t>(channels) * height * width == m.map.plane(),
                 shape_text(m.map) + " cannot be taken for another number of places");
@@ -324,8 +338,24 @@ private:
 
     Run run() const { return {samples_, omp_get_max_threads()}; }
 
-    void own(const Map& m) const {
-        require(m.blocks == blocks_, shape_text(m) + " was made for another number of samples");
+    void own(const PyMap& m) const {
+        require(m.samples == samples_ && m.kernels == &kernels_,
+                shape_text(m.map) + " was made for another number of samples, or another instruction set");
+    }
+
+    void own(const PyCurrent& c) const {
+        own(c.source);
+        if (c.stored) own(*c.stored);
+    }
+
+    // Whether an array is [steps, samples, channels, height, width].
+    template <class Array>
+    bool has_shape(const Array& a, const Map& m) const {
+        const int want[5] = {m.steps, samples_, m.channels, m.height, m.width};
+        if (a.ndim() != 5) return false;
+        for (size_t i = 0; i < 5; i++)
+            if (a.shape(i) != static_cast<size_t>(want[i])) return false;
+        return true;
     }
 
     static Shape input_shape(const PyTerm& t) {
@@ -337,10 +367,11 @@ private:
         return {m.steps, m.channels, m.height, m.width};
     }
 
-    std::vector<Term> check_terms(const std::vector<PyTerm>& terms, int pool, const Map& out) const {
+    std::vector<Term> check_terms(const std::vector<PyTerm>& terms, int pool, const PyMap& written) const {
         require(!terms.empty(), "neurons need at least one term");
         require(pool >= 1, "the side of a pool must be at least 1");
-        own(out);
+        own(written);
+        const Map& out = written.map;
         const Shape first = input_shape(terms.front());
         const int side_h = std::min(pool, first.height), side_w = std::min(pool, first.width);
         require(out.channels == first.channels && out.height == first.height / side_h &&
@@ -354,11 +385,12 @@ private:
                     "the terms of a neuron have different shapes");
             Term p;
             if (t.current) {
+                own(*t.current);
                 p.current = &t.current->current;
                 p.scale = t.scale.data();
                 p.shift = t.shift.data();
             } else {
-                own(t.map->map);
+                own(*t.map);
                 p.map = t.map->map;
             }
             plain.push_back(p);
@@ -370,7 +402,8 @@ private:
                         const Vector& d) const {
         const Geometry& g = c.connections->g;
         const size_t channels = g.c_out;
-        own(grad_x.map);
+        own(c);
+        own(grad_x);
         require(
             grad_x.map.kind != Kind::Spikes && grad_x.map.same_shape({Kind::Float32, nullptr, c.source.map.steps,
                                                                       blocks_, g.c_out, g.out_h, g.out_w}),
@@ -379,9 +412,10 @@ private:
                 "a, b and c need one entry per output channel");
     }
 
-    void check_pool(const Map& source, int side, const Map& out) const {
-        own(source);
-        own(out);
+    void check_pool(const PyMap& pooled, int side, const PyMap& written) const {
+        own(pooled);
+        own(written);
+        const Map &source = pooled.map, &out = written.map;
         require(side >= 1, "the side of a pool must be at least 1");
         const int h = source.height / std::min(side, source.height),
                   w = source.width / std::min(side, source.width);
@@ -389,9 +423,10 @@ private:
                 shape_text(source) + " pooled by " + std::to_string(side) + " does not fit " + shape_text(out));
     }
 
-    void check_average(const Map& source, const Map& out, int side) const {
-        own(source);
-        own(out);
+    void check_average(const PyMap& averaged, const PyMap& written, int side) const {
+        own(averaged);
+        own(written);
+        const Map &source = averaged.map, &out = written.map;
         require(side >= 0 && out.steps == source.steps && out.channels == source.channels &&
                     (side == 0 || (out.height == source.height / side && out.width == source.width / side)),
                 shape_text(source) + " averaged does not fit " + shape_text(out));
@@ -451,7 +486,7 @@ NB_MODULE(_native, m) {
             set_values(k, values.data(), omp_get_max_threads());
         });
     m.def("connections", &make_connections, nb::arg("c_in"), nb::arg("c_out"), nb::arg("height"), nb::arg("width"),
-          nb::arg("kernel"), nb::arg("stride"), nb::arg("padding"), nb::arg("positions").none());
+          nb::arg("kernel"), nb::arg("stride"), nb::arg("padding"), nb::arg("positions").none().noconvert());
     nb::class_<PyCurrent>(m, "Current")
         .def_ro("connections", &PyCurrent::connections)
         .def_ro("source", &PyCurrent::source)
@@ -481,22 +516,27 @@ NB_MODULE(_native, m) {
         .def("current", &Engine::current, nb::arg("connections"), nb::arg("source"), nb::arg("stored").none())
         .def("current_term", &Engine::current_term)
         .def("map_term", &Engine::map_term)
-        .def("statistics", &Engine::statistics)
+        // What is written into must not be a converted copy.
+        .def("statistics", &Engine::statistics, nb::arg("current"), nb::arg("sum").noconvert(),
+             nb::arg("squares").noconvert())
         .def("neuron_forward", &Engine::neuron_forward)
-        .def("neuron_backward", &Engine::neuron_backward)
+        .def("neuron_backward", &Engine::neuron_backward, nb::arg("terms"), nb::arg("neuron"), nb::arg("pool"),
+             nb::arg("grad_out"), nb::arg("grad_x"), nb::arg("sum_gx").noconvert(),
+             nb::arg("sum_gx_y").noconvert())
         .def("synapse_backward", &Engine::synapse_backward, nb::arg("current"), nb::arg("grad_x"), nb::arg("a"),
              nb::arg("b"), nb::arg("c"), nb::arg("grad_source").none(), nb::arg("accumulate"),
-             nb::arg("grad_values"))
+             nb::arg("grad_values").noconvert())
         .def("max_pool", &Engine::max_pool)
         .def("max_pool_backward", &Engine::max_pool_backward)
         .def("avg_pool", &Engine::avg_pool)
         .def("avg_pool_backward", &Engine::avg_pool_backward)
         .def("add", &Engine::add)
         .def("load", &Engine::load)
-        .def("unload", &Engine::unload)
-        .def("counts", &Engine::counts)
+        .def("unload", &Engine::unload, nb::arg("source"), nb::arg("values").noconvert())
+        .def("counts", &Engine::counts, nb::arg("source"), nb::arg("counts").noconvert())
         .def("spike_count", &Engine::spike_count)
-        .def("dense_gradient", &Engine::dense_gradient)
+        .def("dense_gradient", &Engine::dense_gradient, nb::arg("current"), nb::arg("grad_x"), nb::arg("a"),
+             nb::arg("b"), nb::arg("c"), nb::arg("first"), nb::arg("channels"), nb::arg("gradient").noconvert())
         .def("relabel", &Engine::relabel);
     m.def("available_isas", &available_isas);
     m.def("max_threads", [] { return omp_get_max_threads(); });

@@ -389,7 +389,7 @@ void dense_gradient(const Run& run, const Current& current, const Map& grad_x, c
     thread_local Scratch scratch;
     const Geometry& g = current.connections->g;
     const size_t taps = static_cast<size_t>(g.k_h) * g.k_w, size = g.c_in * taps;
-    if (current.source.kind != Kind::Spikes) {
+    if (current.source.kind != Kind::Spikes || !events_fit(g)) {
         std::vector<int64_t> positions(size * channels);
         for (size_t i = 0; i < positions.size(); i++) positions[i] = static_cast<int64_t>(first * size + i);
         Connections all = build_connections(g, positions.data(), positions.size());

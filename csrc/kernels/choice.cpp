@@ -15,7 +15,7 @@ double firing_rate(const Run& run, const Map& spikes) {
 
 bool forward_by_spikes(const Run& run, const Current& current) {
     const Connections& k = *current.connections;
-    if (current.source.kind != Kind::Spikes || k.g.c_in < 8) return false;
+    if (current.source.kind != Kind::Spikes || k.g.c_in < 8 || !events_fit(k.g)) return false;
     // The last group of output channels is computed in full.
     const double filled = static_cast<double>(k.g.c_out) / (ceil_div(k.g.c_out, group_channels) * group_channels);
     const double places = static_cast<double>(current.source.steps) * run.samples * k.g.out_h * k.g.out_w;
@@ -26,7 +26,7 @@ bool forward_by_spikes(const Run& run, const Current& current) {
 }
 
 BackwardWay backward_way(const Run& run, const Current& current, const Connections& lists, bool needs_input) {
-    if (current.source.kind != Kind::Spikes || lists.g.c_in < 8) return BackwardWay::Fused;
+    if (current.source.kind != Kind::Spikes || lists.g.c_in < 8 || !events_fit(lists.g)) return BackwardWay::Fused;
     const Geometry& g = lists.g;
     const double filled = static_cast<double>(g.c_out) / (ceil_div(g.c_out, group_channels) * group_channels);
     const double weights =

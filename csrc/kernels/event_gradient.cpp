@@ -175,6 +175,8 @@ void tile_gradient(const Problem& p, int b0, int blocks, int y0, int rows, const
 
 }  // namespace
 
+bool events_fit(const Geometry& g) { return Tiling(g).entries() < 65536 && 8 * g.width < 65536; }
+
 void event_weight_gradient(const Run& run, const Current& current, const Map& grad_x, const GradientAffine& affine,
                            int first_group, int groups, float* dense) {
     const Geometry& g = current.connections->g;

@@ -10,6 +10,9 @@ constexpr int group_channels = vectors_per_group * lanes;
 
 constexpr int dense_slots = 4;
 
+// Whether the entries of this layer's spike lists fit into 16 bits, which very wide maps' do not.
+bool events_fit(const Geometry& g);
+
 // Dense weights by group of output channels, in the order the passes of `event_rows` read them; zero past the last
 // output channel. The buffer belongs to the calling thread and holds until its next call with that slot.
 const float* dense_weights(const Run& run, const Connections& k, int slot);

@@ -15,7 +15,8 @@ from ndsnn.errors import ConfigError, MissingDependencyError, NdsnnError, ShapeE
 from ndsnn.models.layers import AdaptiveAvgPool2d, Conv2d, Flatten, Linear, RepeatOverTime
 from ndsnn.neurons import LIF
 from ndsnn.sparse import compress
-from ndsnn.sparse.sparsify import recorded_distribution
+from ndsnn.sparse.sparsify import recorded_distribution, to_dense
+from ndsnn.sparse.topology import sparse_layers
 
 
 @pytest.fixture(autouse=True)
@@ -193,6 +194,15 @@ class TestModule:
             assert torch.equal(plain.get_submodule(row.name).sparsity_mask, mask)
         with torch.no_grad():
             close(accelerated.eval()(x), plain.eval()(x))
+
+    def test_to_dense_gives_the_plain_network_back(self, vgg):
+        accelerated = accelerate(vgg)
+        plain = to_dense(accelerated)
+        assert type(plain) is type(vgg)
+        assert not sparse_layers(plain)
+        for name, weight in vgg.state_dict().items():
+            assert torch.equal(plain.state_dict()[name], weight)
+        assert sparse_layers(accelerated)
 
     def test_decompressed_follows_the_accelerated_network(self, vgg):
         accelerated = accelerate(vgg)

@@ -200,6 +200,12 @@ class TestBothPasses:
         check(case)
 
 
+@pytest.mark.parametrize("v_reset", [-0.25, None])
+@pytest.mark.parametrize("kinds", [*KINDS, SPIKES_ALONE], ids=" + ".join)
+def test_every_kind_of_input_with_both_resets(kinds, v_reset):
+    check(Neurons(kinds, LIFParameters(2.0, 0.5, v_reset, detach_reset=False), pool=2, whole=True))
+
+
 @pytest.mark.sanitize
 @pytest.mark.parametrize("case", TRICKY)
 def test_tricky_blocks_stay_on_their_maps(case):

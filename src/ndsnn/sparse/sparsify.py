@@ -137,10 +137,13 @@ def _random_mask(key: int, shape: tuple[int, ...], alive: int) -> Tensor:
 
 
 def to_dense(net: nn.Module) -> nn.Module:
-    """Return the same `net` as a plain dense module, changed in place: no masks, no compressed layers.
+    """Return `net` as a plain dense module, changed in place: no masks, no compressed layers.
 
-    The weights keep their zeros but may grow again.
+    The weights keep their zeros but may grow again. Of an accelerated network it is a copy, of the class that
+    was accelerated.
     """
+    if hasattr(net, "decompressed"):
+        net = net.decompressed()
     decompress(net)
     for layer in sparse_layers(net):
         make_plain(layer.module)
