@@ -153,9 +153,9 @@ class NativeSide:
     def memory(self, offset: int, nbytes: int) -> Tensor:
         """Return the bits of a part of the arena as int32 [vectors, lanes], in the order of their addresses."""
         memory = self._memory(offset, nbytes)
-        values = torch.empty(self.lanes, memory.shape[3])
+        values = torch.empty(1, self.lanes, *memory.shape[1:])
         self._raw.unload(memory, values.numpy())
-        return values.T.contiguous().view(torch.int32)
+        return values.view(self.lanes, -1).T.contiguous().view(torch.int32)
 
     def _memory(self, offset: int, nbytes: int):
         kind = library.load().Kind.FLOAT32

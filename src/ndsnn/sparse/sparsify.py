@@ -142,8 +142,9 @@ def to_dense(net: nn.Module) -> nn.Module:
     The weights keep their zeros but may grow again. Of an accelerated network it is a copy, of the class that
     was accelerated.
     """
-    if hasattr(net, "decompressed"):
-        net = net.decompressed()
+    accelerated = getattr(net, "decompressed", None)
+    if callable(accelerated):
+        net = accelerated()
     decompress(net)
     for layer in sparse_layers(net):
         make_plain(layer.module)
