@@ -313,12 +313,6 @@ public:
         kernels_.counts(run(), source.map, reinterpret_cast<long long*>(out.data()));
     }
 
-    long long spike_count(const PyMap& source) const {
-        own(source);
-        require(source.map.kind == Kind::Spikes, "only spikes are counted");
-        return kernels_.spike_count(run(), source.map);
-    }
-
     PyMap relabel(const PyMap& m, int channels, int height, int width) const {
         own(m);
         require(channels >= 1 && height >= 1 && width >= 1 &&
@@ -534,7 +528,6 @@ NB_MODULE(_native, m) {
         .def("load", &Engine::load)
         .def("unload", &Engine::unload, nb::arg("source"), nb::arg("values").noconvert())
         .def("counts", &Engine::counts, nb::arg("source"), nb::arg("counts").noconvert())
-        .def("spike_count", &Engine::spike_count)
         .def("dense_gradient", &Engine::dense_gradient, nb::arg("current"), nb::arg("grad_x"), nb::arg("a"),
              nb::arg("b"), nb::arg("c"), nb::arg("first"), nb::arg("channels"), nb::arg("gradient").noconvert())
         .def("relabel", &Engine::relabel);

@@ -1,6 +1,7 @@
 #include "connections.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -8,6 +9,7 @@
 namespace ndsnn {
 namespace {
 
+constexpr int first_level_bytes = 16 << 10;
 constexpr size_t most_offset = size_t{1} << 30;
 
 void require(bool condition, const std::string& message) {
@@ -55,6 +57,18 @@ void plan_backward(Connections& k) {
     k.taps = (g.k_h + g.stride - 1) / g.stride;
     k.backward_rows = std::min(g.height, 2);
     k.grad_rows = g.stride == 1 ? k.backward_rows + g.k_h - 1 : (k.backward_rows + g.k_h - 2) / g.stride + 2;
+}
+
+// Output channels go in groups whose rows of dL/dy stay in the first-level cache for a tile, where a group has
+// weights enough to be worth reading and writing dL/dsource once more.
+void group_backward(Connections& k) {
+    const Geometry& g = k.g;
+    const int places = g.width >= 8 ? 8 : g.width >= 4 ? 4 : g.width >= 2 ? 2 : 1;
+    const double per_channel = k.density() * g.k_h * g.k_w / (g.stride * g.stride);
+    const int fit = std::max<int>(1, first_level_bytes / (k.taps * (places + g.k_w - 1) * 32));
+    const int needed = static_cast<int>(std::ceil(160 / places / std::max(per_channel, 1e-9)));
+    k.backward_group = needed > 2 * fit ? g.c_out : std::min(g.c_out, std::max(fit, needed));
+    k.backward_groups = (g.c_out + k.backward_group - 1) / k.backward_group;
 }
 
 // Counting sort by key: begin[key] and the place of each weight; weights of one key stay in the order of their
@@ -120,14 +134,15 @@ void need_forward(Connections& k) {
 void need_backward(Connections& k) {
     if (!k.backward_begin.empty()) return;
     const Geometry& g = k.g;
-    const size_t keys = static_cast<size_t>(g.c_in) * g.stride * g.stride * k.taps;
+    group_backward(k);
+    const size_t keys = static_cast<size_t>(k.backward_groups) * g.c_in * g.stride * g.stride * k.taps;
     k.backward_value = sort_by(k.nnz, keys, k.backward_begin, [&](size_t i) {
         const Place p = place_of(g, k.position(i));
-        const size_t classes =
-            (static_cast<size_t>(p.ci) * g.stride + column_class(g, p.kx)) * g.stride + p.ky % g.stride;
+        const size_t list = static_cast<size_t>(p.co / k.backward_group) * g.c_in + p.ci;
+        const size_t classes = (list * g.stride + column_class(g, p.kx)) * g.stride + p.ky % g.stride;
         return classes * k.taps + p.ky / g.stride;
     });
-    k.backward.resize(k.nnz);
+    k.backward.resize(k.nnz + entries_ahead + 3);
     for (size_t i = 0; i < k.nnz; i++) {
         const Place p = place_of(g, k.position(k.backward_value[i]));
         const int shift = column_shift(g, column_class(g, p.kx), p.kx);

@@ -21,6 +21,10 @@ struct Map {
 
     size_t plane() const { return static_cast<size_t>(channels) * height * width; }
     size_t places() const { return static_cast<size_t>(steps) * blocks * plane(); }
+    // The first place of a row.
+    size_t place(int step, int block, int channel, int y) const {
+        return (((static_cast<size_t>(step) * blocks + block) * channels + channel) * height + y) * width;
+    }
     bool same_shape(const Map& m) const {
         return steps == m.steps && blocks == m.blocks && channels == m.channels && height == m.height &&
                width == m.width;
@@ -32,6 +36,9 @@ struct Entry {
     int32_t offset;
     float weight;
 };
+
+// How many entries of a list ahead kernels look; a backward list has that many and three past its end.
+constexpr int entries_ahead = 4;
 
 struct Geometry {
     int c_in, c_out, height, width, k_h, k_w, stride, pad_h, pad_w, out_h, out_w;
@@ -53,11 +60,12 @@ struct Connections {
     std::vector<Entry> forward;
     std::vector<int32_t> forward_begin, forward_value;
 
-    // Backward: by input channel, column class (x mod stride), row class (ky mod stride), then ky. The operand is
-    // a strip [c_out][grad_rows][grad_pitch] of rows of dL/dy. backward_begin has ((c_in·stride + class_x)·stride
-    // + class_y) * taps + m entries, taps = ceil(k_h / stride), m the index of ky in its class, plus one at the
-    // end.
+    // Backward: by group of output channels, input channel, column class (x mod stride), row class (ky mod
+    // stride), then ky. The operand is a strip [c_out][grad_rows][grad_pitch] of rows of dL/dy. backward_begin has
+    // (((group·c_in + c_in)·stride + class_x)·stride + class_y)·taps + m entries, taps = ceil(k_h / stride), m the
+    // index of ky in its class, plus one at the end.
     int backward_rows = 1, grad_rows = 0, grad_pitch = 0, grad_left = 0, taps = 1;
+    int backward_groups = 1, backward_group = 1;
     std::vector<Entry> backward;
     std::vector<int32_t> backward_begin, backward_value;
 
@@ -161,7 +169,6 @@ struct Kernels {
     void (*load)(const Run&, const float* values, const Map& into);
     void (*unload)(const Run&, const Map& from, float* values);
     void (*counts)(const Run&, const Map& source, long long* counts);
-    long long (*spike_count)(const Run&, const Map& source);
     double (*fma_rate)(int threads, double seconds);
 };
 

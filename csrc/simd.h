@@ -30,6 +30,19 @@ using half_t = uint16_t;
 NDSNN_INLINE vf splat(float x) { return x - vf{}; }
 NDSNN_INLINE vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
 NDSNN_INLINE void store(float* p, vf x) { *reinterpret_cast<vf*>(p) = x; }
+// Past the caches, for maps that do not fit them; to be followed by a `stream_fence` before others read.
+#if defined(__AVX512F__)
+NDSNN_INLINE void stream(float* p, vf x) { _mm512_stream_ps(p, x); }
+#elif defined(__AVX2__)
+NDSNN_INLINE void stream(float* p, vf x) { _mm256_stream_ps(p, x); }
+#else
+NDSNN_INLINE void stream(float* p, vf x) { store(p, x); }
+#endif
+NDSNN_INLINE void stream_fence() {
+#if defined(__AVX2__)
+    _mm_sfence();
+#endif
+}
 
 #if defined(__AVX512F__)
 NDSNN_INLINE vf keep(vf x, bits_t mask) { return _mm512_maskz_mov_ps(mask, x); }
@@ -110,6 +123,15 @@ NDSNN_INLINE void store(half_t* p, vf x) {
 #else
 #define NDSNN_HOLD(x)
 #endif
+
+// Keeps an address in one register: gcc otherwise keeps one base for each offset from it, and spills them.
+template <class T>
+NDSNN_INLINE const T* held(const T* p) {
+#if defined(__GNUC__)
+    asm("" : "+r"(p));
+#endif
+    return p;
+}
 
 NDSNN_INLINE vf choose(vi where, vf yes, vf no) { return where ? yes : no; }
 

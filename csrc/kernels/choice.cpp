@@ -13,29 +13,47 @@ double firing_rate(const Run& run, const Map& spikes) {
     return static_cast<double>(spike_count(run, spikes)) / places;
 }
 
+namespace {
+
+bool may_go_by_spikes(const Current& current, const Geometry& g) {
+    return current.source.kind == Kind::Spikes && g.c_in >= 8 && events_fit(g);
+}
+
+// The last group of output channels is computed in full.
+double filled(const Geometry& g) {
+    return static_cast<double>(g.c_out) / (ceil_div(g.c_out, group_channels) * group_channels);
+}
+
+}  // namespace
+
 bool forward_by_spikes(const Run& run, const Current& current) {
     const Connections& k = *current.connections;
-    if (current.source.kind != Kind::Spikes || k.g.c_in < 8 || !events_fit(k.g)) return false;
-    // The last group of output channels is computed in full.
-    const double filled = static_cast<double>(k.g.c_out) / (ceil_div(k.g.c_out, group_channels) * group_channels);
+    if (!may_go_by_spikes(current, k.g)) return false;
     const double places = static_cast<double>(current.source.steps) * run.samples * k.g.out_h * k.g.out_w;
     const double build = (Cost::build_alive * k.density() + Cost::build_place) * lanes / places;
     const double spent =
-        (Cost::forward_by_spikes * firing_rate(run, current.source) + Cost::forward_spikes_fixed) / filled;
+        (Cost::forward_by_spikes * firing_rate(run, current.source) + Cost::forward_spikes_fixed) / filled(k.g);
     return spent + build < Cost::forward_by_weights * k.density();
 }
 
 BackwardWay backward_way(const Run& run, const Current& current, const Connections& lists, bool needs_input) {
-    if (current.source.kind != Kind::Spikes || lists.g.c_in < 8 || !events_fit(lists.g)) return BackwardWay::Fused;
-    const Geometry& g = lists.g;
-    const double filled = static_cast<double>(g.c_out) / (ceil_div(g.c_out, group_channels) * group_channels);
+    if (!may_go_by_spikes(current, lists.g)) return BackwardWay::Fused;
     const double weights =
-        (Cost::weights_by_spikes * firing_rate(run, current.source) + Cost::weights_spikes_fixed) / filled;
-    const double sparse = Cost::input_by_weights * lists.density(), dense = g.stride == 1 ? Cost::input_dense : 2;
+        (Cost::weights_by_spikes * firing_rate(run, current.source) + Cost::weights_spikes_fixed) /
+        filled(lists.g);
+    const double sparse = Cost::input_by_weights * lists.density(),
+                 dense = lists.g.stride == 1 ? Cost::input_dense : 2;
     const double split = weights + (needs_input ? std::min(sparse, dense) : 0);
     const double fused = Cost::backward_fused * lists.density() * (needs_input ? 1 : 0.6);
     if (fused <= split) return BackwardWay::Fused;
     return dense < sparse ? BackwardWay::SplitDense : BackwardWay::SplitSparse;
+}
+
+std::vector<const Current*> computed(const std::vector<const Current*>& currents) {
+    std::vector<const Current*> found;
+    for (const Current* current : currents)
+        if (!current->stored.data) found.push_back(current);
+    return found;
 }
 
 ChosenKernels::ChosenKernels(const Run& run, std::vector<const Current*> currents) {

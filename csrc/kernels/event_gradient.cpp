@@ -13,6 +13,7 @@ constexpr size_t strip_bytes = size_t{256} << 10;  // dL/dy of a tile: it should
 constexpr size_t slot_bytes = size_t{6} << 20;     // sums of all slots of a layer
 constexpr int most_slots = 16;
 constexpr int most_blocks = 16;  // of a tile
+constexpr int ahead = 3;         // entries of a list whose vectors are asked for early
 
 // Shape of the tiles: rows of the source of some blocks (steps × groups of samples), and the dL/dy they lead to as
 // [block][row][column][lane][group_channels] with zeros around the map.
@@ -144,7 +145,9 @@ NDSNN_INLINE void add_listed(const uint16_t* e, const uint16_t* end, const float
 #pragma GCC unroll 8
     for (int v = 0; v < vectors_per_group; v++) a[v] = load(dw + v * lanes);
     for (; e != end; e++) {
-        const float* at = strip + static_cast<size_t>(*e) * group_channels;
+        const float* at = held(strip + static_cast<size_t>(*e) * group_channels);
+        const float* next = strip + static_cast<size_t>(e[ahead]) * group_channels;
+        for (int line = 0; line < vectors_per_group * lanes; line += 16) __builtin_prefetch(next + line);
 #pragma GCC unroll 8
         for (int v = 0; v < vectors_per_group; v++) a[v] += load(at + v * lanes);
     }

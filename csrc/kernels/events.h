@@ -27,8 +27,7 @@ void event_rows(const Current& current, const bits_t* source, size_t step_size, 
 void event_weight_gradient(const Run& run, const Current& current, const Map& grad_x, const GradientAffine& affine,
                            int first_group, int groups, float* dense);
 
-// The entries of a gradient of `event_weight_gradient` from `first_group` on at the weights of `k`, in their
-// order.
-void gather_dense(const Run& run, const Connections& k, int first_group, const float* dense, float* values);
+// The entries of a gradient of `event_weight_gradient`, of all groups, at the weights of `k`, in their order.
+void gather_dense(const Run& run, const Connections& k, const float* dense, float* values);
 
 }  // namespace ndsnn::NDSNN_ISA_NAME

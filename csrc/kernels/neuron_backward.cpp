@@ -161,8 +161,7 @@ void output_gradient(const Layout& l, const Unit& u, const Map& m, const T* from
     const size_t n = static_cast<size_t>(u.rows) * l.width;
     const bool pooled = l.side_h > 1 || l.side_w > 1;
     for (int t = 0; t < l.steps; t++) {
-        const T* map =
-            from + ((static_cast<size_t>(t) * m.blocks + u.block) * m.channels + c) * m.height * m.width * lanes;
+        const T* map = from + m.place(t, u.block, c, 0) * lanes;
         float* to = g + t * n * lanes;
         if (!pooled) {
             const T* at = map + static_cast<size_t>(u.y0) * m.width * lanes;
@@ -185,8 +184,7 @@ template <class T>
 void store_gradient(const Layout& l, const Unit& u, const Map& m, T* into, int c, const float* g) {
     const size_t n = static_cast<size_t>(u.rows) * l.width;
     for (int t = 0; t < m.steps; t++) {
-        T* at = into + (((static_cast<size_t>(t) * m.blocks + u.block) * m.channels + c) * m.height + u.y0) *
-                           m.width * lanes;
+        T* at = into + m.place(t, u.block, c, u.y0) * lanes;
         for (size_t p = 0; p < n; p++) store(at + p * lanes, load(g + (t * n + p) * lanes));
     }
 }
@@ -223,9 +221,7 @@ void neuron_backward(const Run& run, const std::vector<Term>& terms, const Neuro
             }
             if (!direct_out)
                 with_floats(grad_out, [&](auto* from) { output_gradient(l, u, grad_out, from, c, route, g); });
-            const size_t at =
-                ((static_cast<size_t>(u.block) * l.channels + c) * l.height + u.y0) * l.width * lanes;
-            const size_t step = l.blocks * static_cast<size_t>(l.channels) * l.height * l.width * lanes;
+            const size_t at = grad_x.place(0, u.block, c, u.y0) * lanes, step = l.blocks * grad_x.plane() * lanes;
             Backward b{k,
                        neuron.alpha,
                        l.steps,

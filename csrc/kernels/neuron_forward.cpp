@@ -38,9 +38,7 @@ long long neuron_forward(const Run& run, const std::vector<Term>& terms, const N
         for (int c = 0; c < l.channels; c++) {
             counts[index] += integrate(k, neuron.hard, l.steps, n, valid, rows.input(k, c, x), bits);
             for (int t = 0; t < l.steps; t++) {
-                bits_t* to =
-                    static_cast<bits_t*>(out.data) +
-                    (((static_cast<size_t>(t) * l.blocks + u.block) * l.channels + c) * out.height) * out.width;
+                bits_t* to = static_cast<bits_t*>(out.data) + out.place(t, u.block, c, 0);
                 if (pooled)
                     pool_bits(l, u.rows, bits + t * n, to + static_cast<size_t>(u.y0 / l.side_h) * out.width);
                 else

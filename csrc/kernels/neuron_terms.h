@@ -170,10 +170,7 @@ private:
         return {buffer, step, channel};
     }
 
-    size_t place(const Map& m, int t, int c) const {
-        return (static_cast<size_t>(t) * m.blocks + unit_.block) * m.plane() +
-               (static_cast<size_t>(c) * m.height + unit_.y0) * m.width;
-    }
+    size_t place(const Map& m, int t, int c) const { return m.place(t, unit_.block, c, unit_.y0); }
 
     void add_current(const Constants& k, size_t i, int t, int c, size_t n, bool first, float* x) const {
         const Term& term = (*terms_)[i];
@@ -210,10 +207,10 @@ private:
 
 // The currents that are computed at every use.
 inline std::vector<const Current*> computed(const std::vector<Term>& terms) {
-    std::vector<const Current*> found;
+    std::vector<const Current*> currents;
     for (const Term& term : terms)
-        if (term.current && !term.current->stored.data) found.push_back(term.current);
-    return found;
+        if (term.current) currents.push_back(term.current);
+    return computed(currents);
 }
 
 // Spikes of n places to bits [t][n]; returns their number.

@@ -9,6 +9,8 @@
 namespace ndsnn::NDSNN_ISA_NAME {
 namespace {
 
+constexpr size_t streamed_bytes = size_t{8} << 20;  // maps of at least this are written past the caches
+
 // A strip of input rows [c_in][strip_rows][pitch], zeros where the map ends. T: bits_t, or float with `lanes` per
 // place.
 template <class T>
@@ -80,10 +82,11 @@ struct Target {
     float* into;
     size_t step_stride, channel_stride;
     float* sums;
+    bool past_caches;
 };
 
 // One row of V steps: all output channels, tiles of P places and what is left in smaller ones.
-template <int V, int P, int S, class T>
+template <int V, int P, int S, bool past_caches, class T>
 void row_tiles(const Connections& k, const T* strip, size_t plane, int y, int x, const Target& target) {
     constexpr int per = sizeof(T) == sizeof(bits_t) ? 1 : lanes;
     const Geometry& g = k.g;
@@ -103,7 +106,8 @@ void row_tiles(const Connections& k, const T* strip, size_t plane, int y, int x,
 #pragma GCC unroll 8
                 for (int p = 0; p < P; p++) {
                     const vf value = y_vp[v * P + p];
-                    store(out + v * target.step_stride + (i + p) * lanes, value);
+                    float* to = out + v * target.step_stride + (i + p) * lanes;
+                    past_caches ? stream(to, value) : store(to, value);
                     s += value;
                     q += value * value;
                 }
@@ -115,13 +119,16 @@ void row_tiles(const Connections& k, const T* strip, size_t plane, int y, int x,
         }
     }
     if constexpr (P > 1)
-        if (end < g.out_w) row_tiles<V, P / 2, S>(k, strip, plane, y, end, target);
+        if (end < g.out_w) row_tiles<V, P / 2, S, past_caches>(k, strip, plane, y, end, target);
 }
 
 template <int V, int S, class T>
 void row_of(const Connections& k, const T* strip, size_t plane, int y, const Target& target) {
     constexpr int widest = V == 1 ? 8 : V == 2 ? 4 : 2;
-    row_tiles<V, widest, S>(k, strip, plane, y, 0, target);
+    if (target.past_caches)
+        row_tiles<V, widest, S, true>(k, strip, plane, y, 0, target);
+    else
+        row_tiles<V, widest, S, false>(k, strip, plane, y, 0, target);
 }
 
 template <int S, class T>
@@ -166,11 +173,11 @@ void rows_from(const Current& current, const T* source, size_t step_size, const 
 }  // namespace
 
 void compute_rows(const Current& current, const Part& part, float* into, size_t step_stride, size_t channel_stride,
-                  float* sums) {
+                  float* sums, bool past_caches) {
     const Map& s = current.source;
     const size_t per = s.kind == Kind::Spikes ? 1 : lanes, step_size = s.blocks * s.plane() * per;
     const size_t at = (static_cast<size_t>(part.t0) * s.blocks + part.block) * s.plane() * per;
-    const Target target{part.c0, part.c1, into, step_stride, channel_stride, sums};
+    const Target target{part.c0, part.c1, into, step_stride, channel_stride, sums, past_caches};
     if (current.dense_weights)
         event_rows(current, static_cast<const bits_t*>(s.data) + at, step_size, part, into, step_stride,
                    channel_stride, sums);
@@ -209,6 +216,7 @@ void statistics(const Run& run, const Current& current, double* sum, double* sum
     const ChosenKernels chosen(run, {&current});
     const int strips = ceil_div(g.out_h, k.forward_rows), units = s.blocks * strips;
     const size_t row = static_cast<size_t>(g.out_w) * lanes;
+    const bool past_caches = m.data && m.places() * lanes * sizeof(float) >= streamed_bytes;
     std::vector<double> parts(static_cast<size_t>(units) * g.c_out * 2);
     parallel(run.threads, units, [&](int unit) {
         thread_local Scratch sum_scratch, row_scratch;
@@ -220,7 +228,8 @@ void statistics(const Run& run, const Current& current, double* sum, double* sum
         if (m.data && m.kind == Kind::Float32) {
             float* out =
                 static_cast<float*>(m.data) + (block * m.plane() + static_cast<size_t>(y0) * g.out_w) * lanes;
-            compute_rows(current, part, out, m.blocks * m.plane() * lanes, g.out_h * row, sums);
+            compute_rows(current, part, out, m.blocks * m.plane() * lanes, g.out_h * row, sums, past_caches);
+            if (past_caches) stream_fence();
         } else {
             // Without a map only the sums are wanted: all channels and steps share one row.
             const size_t channel_stride = m.data ? rows * row : 0,

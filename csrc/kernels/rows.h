@@ -21,9 +21,10 @@ struct Part {
 };
 
 // Computes a part into `into`, its first channel at channel 0, and its sums [channel][Σ y, Σ y²] vectors where
-// given. At most connections->forward_rows rows at a time; c0 must be a multiple of group_channels.
+// given. At most connections->forward_rows rows at a time; c0 must be a multiple of group_channels. What goes
+// `past_caches` needs a `stream_fence` before others read it.
 void compute_rows(const Current& current, const Part& part, float* into, size_t step_stride, size_t channel_stride,
-                  float* sums);
+                  float* sums, bool past_caches = false);
 
 // A part as `compute_rows` gives it: in place where the current is stored in fp32, else computed or converted into
 // `buffer`.

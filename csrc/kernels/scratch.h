@@ -1,6 +1,7 @@
 // Memory a thread keeps between kernels, and the parallel loop they all use.
 #pragma once
 #include <cstdlib>
+#include <exception>
 #include <new>
 
 #include "../layout.h"
@@ -34,11 +35,21 @@ private:
     size_t size_ = 0;
 };
 
-// body(unit) for 0 ≤ unit < units, in any order on any thread: whatever it reduces must be kept per unit.
+// body(unit) for 0 ≤ unit < units, in any order on any thread: whatever it reduces must be kept per unit. The
+// first exception of a unit is thrown again when all are done.
 template <class F>
 void parallel(int threads, int units, F body) {
+    std::exception_ptr failure;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int unit = 0; unit < units; unit++) body(unit);
+    for (int unit = 0; unit < units; unit++) {
+        try {
+            body(unit);
+        } catch (...) {
+#pragma omp critical(ndsnn_failure)
+            if (!failure) failure = std::current_exception();
+        }
+    }
+    if (failure) std::rethrow_exception(failure);
 }
 
 inline bits_t valid_lanes(const Run& run, int block) {

@@ -57,7 +57,6 @@ const Kernels table{NDSNN_STRING(NDSNN_ISA_NAME),
                     load_map,
                     unload_map,
                     count_places,
-                    spike_count,
                     fma_rate};
 
 }  // namespace ndsnn::NDSNN_ISA_NAME
