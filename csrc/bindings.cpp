@@ -77,6 +77,7 @@ private:
 
 struct PyMap {
     Map map;
+    std::shared_ptr<double> scale = std::make_shared<double>(1);  // shared by all maps of the same bytes
     std::shared_ptr<Arena> arena;
     int samples = 0;  // of the engine that cut it, like the kernels
     const Kernels* kernels = nullptr;
@@ -128,6 +129,7 @@ public:
                 "a map of " + std::to_string(bytes) + " bytes at " + std::to_string(offset) +
                     " does not fit into an arena of " + std::to_string(arena->size()));
         return {{kind, arena->at(offset), steps, blocks_, channels, height, width},
+                std::make_shared<double>(1),
                 std::move(arena),
                 samples_,
                 &kernels_};
@@ -138,6 +140,7 @@ public:
         const Geometry& g = k->g;
         const Map& s = source.map;
         own(source);
+        require(k->values || k->nnz == 0, "the layer's weights have no values yet");
         require(s.channels == g.c_in && s.height == g.height && s.width == g.width && s.kind != Kind::Float16,
                 "the layer reads [" + std::to_string(g.c_in) + ", " + std::to_string(g.height) + ", " +
                     std::to_string(g.width) + "], not " + shape_text(s));
@@ -151,6 +154,9 @@ public:
                 stored->map.kind != Kind::Spikes &&
                     stored->map.same_shape({Kind::Float32, nullptr, s.steps, blocks_, g.c_out, g.out_h, g.out_w}),
                 "the layer's current does not fit into " + shape_text(stored->map));
+            require(stored->map.kind == Kind::Float32 || s.kind == Kind::Spikes,
+                    "only a current of spikes is kept in fp16");
+            if (stored->map.kind == Kind::Float16) made->current.stored_scale = stored_scale(*k);
             made->stored = stored;
             made->current.stored = stored->map;
         }
@@ -255,13 +261,13 @@ public:
     }
 
     void max_pool_backward(const PyMap& source, int side, const PyMap& grad_out, const PyMap& grad_source,
-                           bool accumulate) const {
+                           bool accumulate, float factor) const {
         check_pool(source, side, grad_out);
         require(source.map.kind == Kind::Spikes && grad_out.map.kind != Kind::Spikes &&
                     grad_source.map.kind != Kind::Spikes && grad_source.map.same_shape(source.map),
                 "max-pool's gradients do not fit its input");
         nb::gil_scoped_release release;
-        kernels_.max_pool_backward(run(), source.map, side, grad_out.map, grad_source.map, accumulate);
+        kernels_.max_pool_backward(run(), source.map, side, grad_out.map, grad_source.map, accumulate, factor);
     }
 
     void avg_pool(const PyMap& source, const PyMap& out, int side) const {
@@ -271,21 +277,29 @@ public:
         kernels_.avg_pool(run(), source.map, out.map, side);
     }
 
-    void avg_pool_backward(const PyMap& grad_out, const PyMap& grad_source, int side, bool accumulate) const {
+    void avg_pool_backward(const PyMap& grad_out, const PyMap& grad_source, int side, bool accumulate,
+                           float factor) const {
         check_average(grad_source, grad_out, side);
         require(grad_out.map.kind != Kind::Spikes && grad_source.map.kind != Kind::Spikes, "gradients are floats");
         nb::gil_scoped_release release;
-        kernels_.avg_pool_backward(run(), grad_out.map, grad_source.map, side, accumulate);
+        kernels_.avg_pool_backward(run(), grad_out.map, grad_source.map, side, accumulate, factor);
     }
 
-    void add(const PyMap& source, const PyMap& into) const {
+    double mean_square(const PyMap& source) const {
+        own(source);
+        require(source.map.kind != Kind::Spikes, "the mean square is one of floats");
+        nb::gil_scoped_release release;
+        return kernels_.mean_square(run(), source.map);
+    }
+
+    void add(const PyMap& source, const PyMap& into, float factor) const {
         own(source);
         own(into);
         require(
             source.map.same_shape(into.map) && source.map.kind != Kind::Spikes && into.map.kind != Kind::Spikes,
             shape_text(source.map) + " cannot be added to " + shape_text(into.map));
         nb::gil_scoped_release release;
-        kernels_.add(run(), source.map, into.map);
+        kernels_.add(run(), source.map, into.map, factor);
     }
 
     void load(Floats values, const PyMap& into) const {
@@ -460,12 +474,21 @@ NB_MODULE(_native, m) {
     nb::class_<Arena>(m, "Arena").def(nb::init<size_t>(), nb::arg("nbytes")).def_prop_ro("nbytes", &Arena::size);
     nb::class_<PyMap>(m, "Map")
         .def_prop_ro("kind", [](const PyMap& p) { return p.map.kind; })
-        .def_prop_ro("shape", [](const PyMap& p) {
-            return std::make_tuple(p.map.steps, p.map.channels, p.map.height, p.map.width);
-        });
-    nb::class_<Connections>(m, "Connections")
+        .def_prop_ro(
+            "shape",
+            [](const PyMap& p) { return std::make_tuple(p.map.steps, p.map.channels, p.map.height, p.map.width); })
+        // What true values are multiplied by in this map; no kernel looks at it.
+        .def_prop_rw("scale", [](const PyMap& p) { return *p.scale; }, [](PyMap& p, double s) { *p.scale = s; });
+    nb::class_<Connections>(m, "Connections", nb::dynamic_attr())
         .def_ro("nnz", &Connections::nnz)
         .def_prop_ro("density", &Connections::density)
+        .def_prop_ro("square_sum",
+                     [](const Connections& k) {
+                         double total = 0;
+                         for (size_t i = 0; i < k.nnz && k.values; i++)
+                             total += static_cast<double>(k.values[i]) * k.values[i];
+                         return total;
+                     })
         .def_prop_ro("dense_shape",
                      [](const Connections& k) { return std::make_tuple(k.g.c_out, k.g.c_in, k.g.k_h, k.g.k_w); })
         // Rows of dL/dsource are written top down, each after the rows of dL/dy it needs have been read.
@@ -474,10 +497,13 @@ NB_MODULE(_native, m) {
                          const Geometry& g = k.g;
                          return g.c_in == g.c_out && g.stride == 1 && g.height == g.out_h && g.width == g.out_w;
                      })
-        .def("set_values", [](Connections& k, Floats values) {
+        // The values stay where they are, and alive.
+        .def("set_values", [](nb::object self, Floats values) {
+            Connections& k = *nb::inst_ptr<Connections>(self);
             require(values.size() == k.nnz, "there are " + std::to_string(values.size()) + " values for " +
                                                 std::to_string(k.nnz) + " alive weights");
             set_values(k, values.data(), omp_get_max_threads());
+            self.attr("values") = values;
         });
     m.def("connections", &make_connections, nb::arg("c_in"), nb::arg("c_out"), nb::arg("height"), nb::arg("width"),
           nb::arg("kernel"), nb::arg("stride"), nb::arg("padding"), nb::arg("positions").none().noconvert());
@@ -525,6 +551,7 @@ NB_MODULE(_native, m) {
         .def("avg_pool", &Engine::avg_pool)
         .def("avg_pool_backward", &Engine::avg_pool_backward)
         .def("add", &Engine::add)
+        .def("mean_square", &Engine::mean_square)
         .def("load", &Engine::load)
         .def("unload", &Engine::unload, nb::arg("source"), nb::arg("values").noconvert())
         .def("counts", &Engine::counts, nb::arg("source"), nb::arg("counts").noconvert())

@@ -71,6 +71,8 @@ void group_backward(Connections& k) {
     k.backward_groups = (g.c_out + k.backward_group - 1) / k.backward_group;
 }
 
+float value_of(const Connections& k, int32_t i) { return k.values ? k.values[i] : 0; }
+
 // Counting sort by key: begin[key] and the place of each weight; weights of one key stay in the order of their
 // positions.
 template <class Key>
@@ -105,7 +107,6 @@ Connections build_connections(const Geometry& g, const int64_t* positions, size_
                 static_cast<size_t>(g.c_out) * k.grad_rows * k.grad_pitch < most_offset,
             "the layer's map is too large");
     if (nnz < size) k.positions.assign(positions, positions + nnz);
-    k.values.assign(nnz, 0);
     k.channel_begin.assign(g.c_out + 1, 0);
     const int64_t per_channel = static_cast<int64_t>(g.c_in) * g.k_h * g.k_w;
     if (nnz == size)
@@ -127,7 +128,7 @@ void need_forward(Connections& k) {
     for (size_t i = 0; i < k.nnz; i++) {
         const Place p = place_of(g, k.position(k.forward_value[i]));
         k.forward[i] = {(p.ci * k.strip_rows + p.ky) * k.pitch + p.kx - g.pad_w + k.left,
-                        k.values[k.forward_value[i]]};
+                        value_of(k, k.forward_value[i])};
     }
 }
 
@@ -147,13 +148,28 @@ void need_backward(Connections& k) {
         const Place p = place_of(g, k.position(k.backward_value[i]));
         const int shift = column_shift(g, column_class(g, p.kx), p.kx);
         k.backward[i] = {(p.co * k.grad_rows - p.ky / g.stride) * k.grad_pitch + shift,
-                         k.values[k.backward_value[i]]};
+                         value_of(k, k.backward_value[i])};
     }
+}
+
+float stored_scale(Connections& k) {
+    constexpr float most = 32768;  // half of what fp16 can hold
+    if (k.largest_sum < 0) {
+        k.largest_sum = 0;
+        for (int c = 0; c < k.g.c_out; c++) {
+            float total = 0;
+            for (int64_t i = k.channel_begin[c]; i < k.channel_begin[c + 1]; i++) total += std::fabs(k.values[i]);
+            k.largest_sum = std::max(k.largest_sum, total);
+        }
+    }
+    // The largest power of two for which no y leaves the range.
+    return k.largest_sum > 0 ? std::exp2(std::floor(std::log2(most / k.largest_sum))) : 1;
 }
 
 void set_values(Connections& k, const float* values, int threads) {
     const int64_t n = static_cast<int64_t>(k.nnz);
-    k.values.assign(values, values + n);
+    k.largest_sum = -1;
+    k.values = values;
     const bool forward = !k.forward_begin.empty(), backward = !k.backward_begin.empty();
 #pragma omp parallel for schedule(static) num_threads(threads) if (n > 100000)
     for (int64_t i = 0; i < n; i++) {

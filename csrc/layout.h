@@ -44,15 +44,16 @@ struct Geometry {
     int c_in, c_out, height, width, k_h, k_w, stride, pad_h, pad_w, out_h, out_w;
 };
 
-// The alive weights of a layer: values in the order of their positions, and two lists in the orders the kernels
+// The alive weights of a layer: where their values lie, and two lists in the orders the kernels
 // walk them in, which are made when a kernel first needs them (connections.h).
 struct Connections {
     Geometry g{};
     size_t nnz = 0;
     std::vector<int32_t>
         positions;  // ascending flat positions in [c_out, c_in, k_h, k_w]; empty where all are alive
-    std::vector<float> values;
+    const float* values = nullptr;  // in the order of their positions; whoever sets them keeps them alive
     std::vector<int64_t> channel_begin;  // first alive weight of each output channel, and nnz
+    float largest_sum = -1;              // of |w| over a channel: no y of spikes is larger; -1 if not known
 
     // Forward: by output channel, then ky. The operand is a strip [c_in][strip_rows][pitch] of input rows; a row's
     // right padding is the left padding of the row after it. forward_begin has c_out·k_h + 1 entries.
@@ -116,6 +117,7 @@ void for_weights(const Connections& k, int64_t first, int64_t last, F fn) {
 struct Current {
     Connections* connections = nullptr;
     Map source, stored;
+    float stored_scale = 1;  // a power of two: fp16 maps hold y·stored_scale
     // Set while a kernel runs that chose to go by spikes rather than by weights.
     mutable const float* dense_weights = nullptr;
 };
@@ -162,10 +164,12 @@ struct Kernels {
     int (*dense_gradient_channels)();
     void (*max_pool)(const Run&, const Map& source, int side, const Map& out);
     void (*max_pool_backward)(const Run&, const Map& source, int side, const Map& grad_out, const Map& grad_source,
-                              bool accumulate);
+                              bool accumulate, float factor);
     void (*avg_pool)(const Run&, const Map& source, const Map& out, int side);
-    void (*avg_pool_backward)(const Run&, const Map& grad_out, const Map& grad_source, int side, bool accumulate);
-    void (*add)(const Run&, const Map& source, const Map& into);
+    void (*avg_pool_backward)(const Run&, const Map& grad_out, const Map& grad_source, int side, bool accumulate,
+                              float factor);
+    void (*add)(const Run&, const Map& source, const Map& into, float factor);
+    double (*mean_square)(const Run&, const Map& source);
     void (*load)(const Run&, const float* values, const Map& into);
     void (*unload)(const Run&, const Map& from, float* values);
     void (*counts)(const Run&, const Map& source, long long* counts);

@@ -137,8 +137,9 @@ void add_pass(const Tile& tile, const Pass& pass, const FiringChannels* firing, 
 }
 
 // Sums of the group of output channels from `first_channel` on to rows of vectors of samples.
-void write_group(const Tile& tile, int first_channel, const float* sums, float* into, size_t step_stride,
-                 size_t channel_stride, float* row_sums) {
+template <class Out>
+void write_group(const Tile& tile, int first_channel, const float* sums, float scale, Out* into,
+                 size_t step_stride, size_t channel_stride, float* row_sums) {
     const size_t row_places = static_cast<size_t>(tile.rows) * tile.k.g.out_w;
     for (int c = first_channel; c < std::min(tile.c1, first_channel + group_channels); c += lanes)
         for (int t = 0; t < tile.steps; t++)
@@ -151,7 +152,8 @@ void write_group(const Tile& tile, int first_channel, const float* sums, float* 
                 const int here = std::min(lanes, tile.c1 - c);
                 for (int i = 0; i < here; i++) {
                     const size_t channel = c + i - tile.c0;
-                    store(into + t * step_stride + channel * channel_stride + p * lanes, v[i]);
+                    store(into + t * step_stride + channel * channel_stride + p * lanes,
+                          sizeof(Out) == sizeof(float) ? v[i] : v[i] * scale);
                     if (!row_sums) continue;
                     float* s = row_sums + channel * 2 * lanes;
                     store(s, load(s) + v[i]);
@@ -187,8 +189,9 @@ const float* dense_weights(const Run& run, const Connections& k, int slot) {
 
 namespace {
 
-void event_tile(const Tile& tile, const std::vector<Pass>& passes, const float* weights, const bits_t* source,
-                size_t step_size, float* into, size_t step_stride, size_t channel_stride, float* row_sums) {
+template <class Out>
+void event_tile(const Tile& tile, const std::vector<Pass>& passes, const Current& current, const bits_t* source,
+                size_t step_size, Out* into, size_t step_stride, size_t channel_stride, float* row_sums) {
     thread_local Scratch scratch;
     thread_local std::vector<FiringChannels> firing;
     const Geometry& g = tile.k.g;
@@ -209,26 +212,29 @@ void event_tile(const Tile& tile, const std::vector<Pass>& passes, const float* 
         listed = pass.c0;
         for (int group = 0; group < groups; group++)
             add_pass(tile, pass, firing.data(),
-                     weights + (first_group + group) * per_group +
+                     current.dense_weights + (first_group + group) * per_group +
                          static_cast<size_t>(g.k_h) * g.k_w * pass.c0 * group_channels,
                      i == 0, sums + group * size);
     }
     for (int group = 0; group < groups; group++)
-        write_group(tile, (first_group + group) * group_channels, sums + group * size, into, step_stride,
-                    channel_stride, row_sums);
+        write_group(tile, (first_group + group) * group_channels, sums + group * size, current.stored_scale, into,
+                    step_stride, channel_stride, row_sums);
 }
 
 }  // namespace
 
-void event_rows(const Current& current, const bits_t* source, size_t step_size, const Part& part, float* into,
+template <class Out>
+void event_rows(const Current& current, const bits_t* source, size_t step_size, const Part& part, Out* into,
                 size_t step_stride, size_t channel_stride, float* sums) {
     const Connections& k = *current.connections;
     const std::vector<Pass> passes = passes_of(k.g);
     const int together = std::max(1, tile_samples / (part.rows * k.g.out_w * lanes));
     for (int t = 0; t < part.steps; t += together)
-        event_tile({k, std::min(together, part.steps - t), part.y0, part.rows, part.c0, part.c1}, passes,
-                   current.dense_weights, source + t * step_size, step_size, into + t * step_stride, step_stride,
-                   channel_stride, sums);
+        event_tile({k, std::min(together, part.steps - t), part.y0, part.rows, part.c0, part.c1}, passes, current,
+                   source + t * step_size, step_size, into + t * step_stride, step_stride, channel_stride, sums);
 }
+
+template void event_rows(const Current&, const bits_t*, size_t, const Part&, float*, size_t, size_t, float*);
+template void event_rows(const Current&, const bits_t*, size_t, const Part&, half_t*, size_t, size_t, float*);
 
 }  // namespace ndsnn::NDSNN_ISA_NAME

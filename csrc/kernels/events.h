@@ -19,7 +19,8 @@ const float* dense_weights(const Run& run, const Connections& k, int slot);
 
 // A part as `compute_rows` gives it, by the spikes from `source` on, the steps of the block `step_size` words
 // apart.
-void event_rows(const Current& current, const bits_t* source, size_t step_size, const Part& part, float* into,
+template <class Out>
+void event_rows(const Current& current, const bits_t* source, size_t step_size, const Part& part, Out* into,
                 size_t step_stride, size_t channel_stride, float* sums);
 
 // The gradient of all weights, alive or not, of `groups` groups of output channels from `first_group` on:

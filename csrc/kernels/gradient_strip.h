@@ -68,33 +68,43 @@ private:
 
     void convert(int block, int t, int y0, int rows, int base) {
         thread_local Scratch y_scratch;
+        const Map& stored = p_.current.stored;
+        if (p_.needs_y && stored.data && stored.kind == Kind::Float16) {
+            const half_t* y = static_cast<const half_t*>(stored.data) + stored.place(t, block, 0, y0) * lanes;
+            const size_t channel = static_cast<size_t>(stored.height) * stored.width * lanes;
+            return with_y(block, t, y0, rows, base, y, channel, 1 / p_.current.stored_scale);
+        }
         Rows y{nullptr, 0, 0};
         if (p_.needs_y) {
             const Part part = Part::all_channels(p_.current, block, t, 1, y0, rows);
             y = get_rows(p_.current, part, y_scratch.get<float>(rows_size(p_.current, part)));
         }
+        with_y(block, t, y0, rows, base, y.base, y.channel_stride, 1);
+    }
+
+    // y: of channel 0, or nullptr; its true value is `y_factor` times what stands there.
+    template <class Y>
+    void with_y(int block, int t, int y0, int rows, int base, const Y* y, size_t y_channel, float y_factor) {
         const bits_t valid = valid_lanes(p_.run, block);
         const bool full = valid == static_cast<bits_t>(~bits_t{0});
         with_floats(p_.grad_x, [&](auto* data) {
-            const Map& m = p_.grad_x;
-            const size_t at =
-                ((static_cast<size_t>(t) * m.blocks + block) * m.plane() + static_cast<size_t>(y0) * m.width) *
-                lanes;
-            full ? rows_of<true>(data + at, y, rows, y0 - base, valid)
-                 : rows_of<false>(data + at, y, rows, y0 - base, valid);
+            const auto* from = data + p_.grad_x.place(t, block, 0, y0) * lanes;
+            full ? rows_of<true>(from, y, y_channel, y_factor, rows, y0 - base, valid)
+                 : rows_of<false>(from, y, y_channel, y_factor, rows, y0 - base, valid);
         });
     }
 
-    template <bool full, class T>
-    void rows_of(const T* gx, const Rows& y, int rows, int first, bits_t valid) {
+    template <bool full, class T, class Y>
+    void rows_of(const T* gx, const Y* y, size_t y_channel, float y_factor, int rows, int first, bits_t valid) {
         const Geometry& g = p_.g;
         const size_t row = static_cast<size_t>(g.out_w) * lanes;
         for (int c = 0; c < g.c_out; c++) {
-            const vf a = splat(static_cast<float>(p_.affine.a[c])), b = splat(static_cast<float>(p_.affine.b[c])),
+            const vf a = splat(static_cast<float>(p_.affine.a[c])),
+                     b = splat(static_cast<float>(p_.affine.b[c]) * y_factor),
                      d = splat(static_cast<float>(p_.affine.c[c]));
             for (int r = 0; r < rows; r++) {
                 const T* from = gx + (static_cast<size_t>(c) * g.out_h + r) * row;
-                const float* yr = p_.needs_y ? y.base + c * y.channel_stride + r * row : nullptr;
+                const Y* yr = y ? y + c * y_channel + r * row : nullptr;
                 float* to = origin_ + c * channel_ + (first + r) * row_size();
                 for (size_t i = 0; i < row; i += lanes) {
                     vf v = load(from + i) * a + d;

@@ -18,10 +18,13 @@ void dense_gradient(const Run&, const Current&, const Map& grad_x, const Gradien
 int dense_gradient_channels();
 void max_pool(const Run&, const Map& source, int side, const Map& out);
 void max_pool_backward(const Run&, const Map& source, int side, const Map& grad_out, const Map& grad_source,
-                       bool accumulate);
+                       bool accumulate, float factor);
 void avg_pool(const Run&, const Map& source, const Map& out, int side);
-void avg_pool_backward(const Run&, const Map& grad_out, const Map& grad_source, int side, bool accumulate);
-void add(const Run&, const Map& source, const Map& into);
+void avg_pool_backward(const Run&, const Map& grad_out, const Map& grad_source, int side, bool accumulate,
+                       float factor);
+void add(const Run&, const Map& source, const Map& into, float factor);
+// Of some thousand vectors spread evenly over a map of floats.
+double mean_square(const Run&, const Map& source);
 void load_map(const Run&, const float* values, const Map& into);
 void unload_map(const Run&, const Map& from, float* values);
 void count_places(const Run&, const Map& source, long long* counts);

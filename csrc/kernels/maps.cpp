@@ -49,7 +49,7 @@ void max_pool(const Run& run, const Map& source, int side, const Map& out) {
 }
 
 void max_pool_backward(const Run& run, const Map& source, int side, const Map& grad_out, const Map& grad_source,
-                       bool accumulate) {
+                       bool accumulate, float factor) {
     for_planes(run, source, [&](size_t plane) {
         const bits_t* in = spikes(source) + plane * area(source);
         with_floats(grad_out, [&](auto* from) {
@@ -70,7 +70,7 @@ void max_pool_backward(const Run& run, const Map& source, int side, const Map& g
                                 // Where no lane fired, all are equal and the first place is the maximum.
                                 const bits_t hit =
                                     in[at] | (i == w.y0 && j == w.x0 ? static_cast<bits_t>(~any) : bits_t{0});
-                                store(to + at * lanes, load(to + at * lanes) + keep(load(g), hit & left));
+                                store(to + at * lanes, load(to + at * lanes) + keep(load(g) * factor, hit & left));
                                 left &= static_cast<bits_t>(~hit);
                             }
                     }
@@ -97,7 +97,8 @@ void avg_pool(const Run& run, const Map& source, const Map& out, int side) {
     });
 }
 
-void avg_pool_backward(const Run& run, const Map& grad_out, const Map& grad_source, int side, bool accumulate) {
+void avg_pool_backward(const Run& run, const Map& grad_out, const Map& grad_source, int side, bool accumulate,
+                       float factor) {
     for_planes(run, grad_source, [&](size_t plane) {
         with_floats(grad_out, [&](auto* from) {
             with_floats(grad_source, [&](auto* into) {
@@ -107,7 +108,7 @@ void avg_pool_backward(const Run& run, const Map& grad_out, const Map& grad_sour
                 for (int y = 0; y < grad_out.height; y++)
                     for (int x = 0; x < grad_out.width; x++, g += lanes) {
                         const Window w = window(grad_source, grad_out, side, y, x);
-                        const vf share = load(g) / static_cast<float>((w.y1 - w.y0) * (w.x1 - w.x0));
+                        const vf share = load(g) * (factor / static_cast<float>((w.y1 - w.y0) * (w.x1 - w.x0)));
                         for (int i = w.y0; i < w.y1; i++)
                             for (int j = w.x0; j < w.x1; j++) {
                                 auto* at = to + (static_cast<size_t>(i) * grad_source.width + j) * lanes;
@@ -119,14 +120,28 @@ void avg_pool_backward(const Run& run, const Map& grad_out, const Map& grad_sour
     });
 }
 
-void add(const Run& run, const Map& source, const Map& into) {
+void add(const Run& run, const Map& source, const Map& into, float factor) {
     for_planes(run, source, [&](size_t plane) {
         with_floats(source, [&](auto* from) {
             with_floats(into, [&](auto* to) {
                 for (size_t i = plane * area(source) * lanes; i < (plane + 1) * area(source) * lanes; i += lanes)
-                    store(to + i, load(to + i) + load(from + i));
+                    store(to + i, load(to + i) + load(from + i) * factor);
             });
         });
+    });
+}
+
+double mean_square(const Run&, const Map& source) {
+    constexpr size_t most = 4096;
+    const size_t size = source.places(), stride = std::max<size_t>(1, size / most);
+    return with_floats(source, [&](auto* data) {
+        double total = 0;
+        size_t taken = 0;
+        for (size_t i = 0; i < size; i += stride, taken++) {
+            const vf x = load(data + i * lanes);
+            total += sum(x * x);
+        }
+        return total / static_cast<double>(taken * lanes);
     });
 }
 

@@ -214,6 +214,7 @@ void neuron_backward(const Run& run, const std::vector<Term>& terms, const Neuro
         bits_t* route = bits + l.steps * n;
         const bool direct_out = grad_out.kind == Kind::Float32 && !pooled, direct_x = grad_x.kind == Kind::Float32;
         for (int c = 0; c < l.channels; c++) {
+            rows.take_channel(c);
             const Input in = rows.input(k, c, x);
             if (pooled) {
                 integrate(k, neuron.hard, l.steps, n, valid, in, bits);

@@ -36,6 +36,7 @@ long long neuron_forward(const Run& run, const std::vector<Term>& terms, const N
         float* x = x_scratch.get<float>(l.steps * n * lanes);
         bits_t* bits = bit_scratch.get<bits_t>(l.steps * n);
         for (int c = 0; c < l.channels; c++) {
+            rows.take_channel(c);
             counts[index] += integrate(k, neuron.hard, l.steps, n, valid, rows.input(k, c, x), bits);
             for (int t = 0; t < l.steps; t++) {
                 bits_t* to = static_cast<bits_t*>(out.data) + out.place(t, u.block, c, 0);

@@ -90,7 +90,7 @@ public:
         unit_ = unit;
         size_t size = 0;
         for (const Term& term : terms)
-            if (term.current) size += rows_size(*term.current, part_of(*term.current));
+            if (term.current) size += buffer_size(*term.current);
         float* buffer = scratch_.get<float>(size);
         rows_.clear();
         for (const Term& term : terms) {
@@ -99,7 +99,18 @@ public:
                 continue;
             }
             rows_.push_back(fetch(*term.current, buffer));
-            buffer += rows_size(*term.current, part_of(*term.current));
+            buffer += buffer_size(*term.current);
+        }
+    }
+
+    // To be called before a channel's rows are asked for: those of fp16 maps are made one channel at a time.
+    void take_channel(int c) {
+        for (size_t i = 0; i < terms_->size(); i++) {
+            const Current* current = (*terms_)[i].current;
+            if (!current || !is_half(*current)) continue;
+            Part part = part_of(*current);
+            part.c0 = c, part.c1 = c + 1;
+            get_rows(*current, part, const_cast<float*>(rows_[i].base));
         }
     }
 
@@ -150,6 +161,16 @@ public:
     size_t step_of(size_t i) const { return (*terms_)[i].current->source.steps == 1 ? 0 : rows_[i].step_stride; }
 
 private:
+    static bool is_half(const Current& current) {
+        return current.stored.data && current.stored.kind == Kind::Float16;
+    }
+
+    // Floats that the rows of a current are kept in.
+    size_t buffer_size(const Current& current) const {
+        const Part part = part_of(current);
+        return rows_size(current, part) / (is_half(current) ? part.c1 : 1);
+    }
+
     Part part_of(const Current& current) const {
         return Part::all_channels(current, unit_.block, 0, current.source.steps, unit_.y0, unit_.rows);
     }
@@ -159,6 +180,7 @@ private:
         const Geometry& g = current.connections->g;
         const int most = current.connections->forward_rows;
         Part part = part_of(current);
+        if (is_half(current)) return {buffer, static_cast<size_t>(unit_.rows) * g.out_w * lanes, 0};
         if (current.stored.data) return get_rows(current, part, buffer);
         const size_t row = static_cast<size_t>(g.out_w) * lanes, channel = unit_.rows * row,
                      step = g.c_out * channel;

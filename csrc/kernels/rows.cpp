@@ -77,17 +77,28 @@ NDSNN_INLINE void tile(const float* strip, size_t plane, const Entry* e, const E
 }
 
 // Where a row goes, and which output channels it has.
+template <class Out>
 struct Target {
     int c0, c1;
-    float* into;
+    Out* into;
     size_t step_stride, channel_stride;
     float* sums;
+    float scale;  // of what is written in fp16
     bool past_caches;
 };
 
+template <bool past_caches>
+NDSNN_INLINE void write(float* to, vf y, float) {
+    past_caches ? stream(to, y) : store(to, y);
+}
+template <bool>
+NDSNN_INLINE void write(half_t* to, vf y, float scale) {
+    store(to, y * scale);
+}
+
 // One row of V steps: all output channels, tiles of P places and what is left in smaller ones.
-template <int V, int P, int S, bool past_caches, class T>
-void row_tiles(const Connections& k, const T* strip, size_t plane, int y, int x, const Target& target) {
+template <int V, int P, int S, bool past_caches, class T, class Out>
+void row_tiles(const Connections& k, const T* strip, size_t plane, int y, int x, const Target<Out>& target) {
     constexpr int per = sizeof(T) == sizeof(bits_t) ? 1 : lanes;
     const Geometry& g = k.g;
     const int top = y * g.stride - g.pad_h, lo = std::max(0, -top),
@@ -96,7 +107,7 @@ void row_tiles(const Connections& k, const T* strip, size_t plane, int y, int x,
     for (int co = target.c0; co < target.c1; co++) {
         const int32_t* begin = k.forward_begin.data() + static_cast<size_t>(co) * g.k_h;
         const Entry *first = k.forward.data() + begin[lo], *last = k.forward.data() + begin[hi];
-        float* out = target.into + (co - target.c0) * target.channel_stride;
+        Out* out = target.into + (co - target.c0) * target.channel_stride;
         vf s{}, q{};
         for (int i = x; i < end; i += P) {
             vf y_vp[V * P];
@@ -106,8 +117,7 @@ void row_tiles(const Connections& k, const T* strip, size_t plane, int y, int x,
 #pragma GCC unroll 8
                 for (int p = 0; p < P; p++) {
                     const vf value = y_vp[v * P + p];
-                    float* to = out + v * target.step_stride + (i + p) * lanes;
-                    past_caches ? stream(to, value) : store(to, value);
+                    write<past_caches>(out + v * target.step_stride + (i + p) * lanes, value, target.scale);
                     s += value;
                     q += value * value;
                 }
@@ -122,8 +132,8 @@ void row_tiles(const Connections& k, const T* strip, size_t plane, int y, int x,
         if (end < g.out_w) row_tiles<V, P / 2, S, past_caches>(k, strip, plane, y, end, target);
 }
 
-template <int V, int S, class T>
-void row_of(const Connections& k, const T* strip, size_t plane, int y, const Target& target) {
+template <int V, int S, class T, class Out>
+void row_of(const Connections& k, const T* strip, size_t plane, int y, const Target<Out>& target) {
     constexpr int widest = V == 1 ? 8 : V == 2 ? 4 : 2;
     if (target.past_caches)
         row_tiles<V, widest, S, true>(k, strip, plane, y, 0, target);
@@ -131,8 +141,8 @@ void row_of(const Connections& k, const T* strip, size_t plane, int y, const Tar
         row_tiles<V, widest, S, false>(k, strip, plane, y, 0, target);
 }
 
-template <int S, class T>
-void steps_of_row(const Connections& k, const T* strip, size_t plane, int steps, int y, Target target) {
+template <int S, class T, class Out>
+void steps_of_row(const Connections& k, const T* strip, size_t plane, int steps, int y, Target<Out> target) {
     const int together = k.g.out_w >= 8 ? 1 : k.g.out_w >= 4 ? 2 : 5;
     while (steps > 0) {
         const int v = std::min(steps, together);
@@ -150,8 +160,9 @@ void steps_of_row(const Connections& k, const T* strip, size_t plane, int steps,
     }
 }
 
-template <class T>
-void rows_from(const Current& current, const T* source, size_t step_size, const Part& part, const Target& target) {
+template <class T, class Out>
+void rows_from(const Current& current, const T* source, size_t step_size, const Part& part,
+               const Target<Out>& target) {
     constexpr int per = sizeof(T) == sizeof(bits_t) ? 1 : lanes;
     thread_local Scratch scratch;
     const Connections& k = *current.connections;
@@ -161,7 +172,7 @@ void rows_from(const Current& current, const T* source, size_t step_size, const 
         fill_strip(k, source + t * step_size, part.y0, part.rows, strips + t * plane);
     for (int r = 0; r < part.rows; r++) {
         const T* at = strips + static_cast<size_t>(r) * k.g.stride * k.pitch * per;
-        Target row = target;
+        Target<Out> row = target;
         row.into += static_cast<size_t>(r) * k.g.out_w * lanes;
         if (k.g.stride == 1)
             steps_of_row<1>(k, at, plane, part.steps, part.y0 + r, row);
@@ -172,12 +183,14 @@ void rows_from(const Current& current, const T* source, size_t step_size, const 
 
 }  // namespace
 
-void compute_rows(const Current& current, const Part& part, float* into, size_t step_stride, size_t channel_stride,
+template <class Out>
+void compute_rows(const Current& current, const Part& part, Out* into, size_t step_stride, size_t channel_stride,
                   float* sums, bool past_caches) {
     const Map& s = current.source;
     const size_t per = s.kind == Kind::Spikes ? 1 : lanes, step_size = s.blocks * s.plane() * per;
     const size_t at = (static_cast<size_t>(part.t0) * s.blocks + part.block) * s.plane() * per;
-    const Target target{part.c0, part.c1, into, step_stride, channel_stride, sums, past_caches};
+    const Target<Out> target{part.c0,    part.c1, into, step_stride, channel_stride, sums, current.stored_scale,
+                             past_caches};
     if (current.dense_weights)
         event_rows(current, static_cast<const bits_t*>(s.data) + at, step_size, part, into, step_stride,
                    channel_stride, sums);
@@ -186,6 +199,8 @@ void compute_rows(const Current& current, const Part& part, float* into, size_t 
     else
         rows_from(current, static_cast<const float*>(s.data) + at, step_size, part, target);
 }
+template void compute_rows(const Current&, const Part&, float*, size_t, size_t, float*, bool);
+template void compute_rows(const Current&, const Part&, half_t*, size_t, size_t, float*, bool);
 
 Rows get_rows(const Current& current, const Part& part, float* buffer) {
     const Geometry& g = current.connections->g;
@@ -205,7 +220,7 @@ Rows get_rows(const Current& current, const Part& part, float* buffer) {
         for (int c = 0; c < part.c1 - part.c0; c++)
             for (size_t i = 0; i < channel_stride; i += lanes)
                 store(buffer + t * step_stride + c * channel_stride + i,
-                      load(from + t * step_size + c * channel_size + i));
+                      load(from + t * step_size + c * channel_size + i) * (1 / current.stored_scale));
     return {buffer, step_stride, channel_stride};
 }
 
@@ -225,26 +240,16 @@ void statistics(const Run& run, const Current& current, double* sum, double* sum
         const Part part = Part::all_channels(current, block, 0, s.steps, y0, rows);
         float* sums = sum_scratch.get<float>(static_cast<size_t>(g.c_out) * 2 * lanes);
         std::memset(sums, 0, sizeof(float) * g.c_out * 2 * lanes);
-        if (m.data && m.kind == Kind::Float32) {
-            float* out =
-                static_cast<float*>(m.data) + (block * m.plane() + static_cast<size_t>(y0) * g.out_w) * lanes;
-            compute_rows(current, part, out, m.blocks * m.plane() * lanes, g.out_h * row, sums, past_caches);
+        if (m.data) {
+            with_floats(m, [&](auto* data) {
+                compute_rows(current, part, data + m.place(0, block, 0, y0) * lanes, m.blocks * m.plane() * lanes,
+                             g.out_h * row, sums, past_caches);
+            });
             if (past_caches) stream_fence();
         } else {
-            // Without a map only the sums are wanted: all channels and steps share one row.
-            const size_t channel_stride = m.data ? rows * row : 0,
-                         step_stride = m.data ? g.c_out * rows * row : row;
-            float* out = row_scratch.get<float>(m.data ? rows_size(current, part) : (s.steps + rows) * row);
-            compute_rows(current, part, out, step_stride, channel_stride, sums);
-            if (m.data) {
-                half_t* to =
-                    static_cast<half_t*>(m.data) + (block * m.plane() + static_cast<size_t>(y0) * g.out_w) * lanes;
-                for (int t = 0; t < s.steps; t++)
-                    for (int c = 0; c < g.c_out; c++)
-                        for (size_t i = 0; i < rows * row; i += lanes)
-                            store(to + t * m.blocks * m.plane() * lanes + c * g.out_h * row + i,
-                                  load(out + t * step_stride + c * channel_stride + i));
-            }
+            // Only the sums are wanted: all channels and steps share one row.
+            float* out = row_scratch.get<float>((s.steps + rows) * row);
+            compute_rows(current, part, out, row, 0, sums);
         }
         double* unit_sums = parts.data() + static_cast<size_t>(unit) * g.c_out * 2;
         for (int i = 0; i < g.c_out * 2; i++)

@@ -20,10 +20,11 @@ struct Part {
     }
 };
 
-// Computes a part into `into`, its first channel at channel 0, and its sums [channel][Σ y, Σ y²] vectors where
-// given. At most connections->forward_rows rows at a time; c0 must be a multiple of group_channels. What goes
-// `past_caches` needs a `stream_fence` before others read it.
-void compute_rows(const Current& current, const Part& part, float* into, size_t step_stride, size_t channel_stride,
+// Computes a part into `into` (fp16 by the current's scale), its first channel at channel 0, and its sums
+// [channel][Σ y, Σ y²] vectors where given. At most connections->forward_rows rows at a time; c0 must be a
+// multiple of group_channels. What goes `past_caches` needs a `stream_fence` before others read it.
+template <class Out>
+void compute_rows(const Current& current, const Part& part, Out* into, size_t step_stride, size_t channel_stride,
                   float* sums, bool past_caches = false);
 
 // A part as `compute_rows` gives it: in place where the current is stored in fp32, else computed or converted into

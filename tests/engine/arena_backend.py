@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ndsnn.engine.ops import MapShape
+from ndsnn.engine.ops import MapShape, Role
 from ndsnn.engine.reference import ReferenceBackend
 
 ALIGNMENT = 64
@@ -21,14 +21,14 @@ class ArenaBackend(ReferenceBackend):
         self.in_place = in_place
         self.made.append(self)
 
-    def nbytes(self, shape: MapShape, spikes: bool) -> int:
-        return math.ceil(super().nbytes(shape, spikes) / ALIGNMENT) * ALIGNMENT
+    def nbytes(self, shape: MapShape, role: Role) -> int:
+        return math.ceil(super().nbytes(shape, role) / ALIGNMENT) * ALIGNMENT
 
     def reserve(self, nbytes: int) -> None:
         if nbytes > self.arena.nbytes:
             self.arena = torch.full((nbytes // self.dtype.itemsize,), torch.nan, dtype=self.dtype)
 
-    def floats(self, shape: MapShape, offset: int = 0) -> torch.Tensor:
+    def floats(self, shape: MapShape, offset: int = 0, role: Role = Role.VALUES) -> torch.Tensor:
         assert offset % ALIGNMENT == 0
         sizes = (shape.steps, self.samples, shape.channels, shape.height, shape.width)
         begin = offset // self.dtype.itemsize

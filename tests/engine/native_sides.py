@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from ndsnn.engine import library, native
-from ndsnn.engine.ops import InputTerm, MapShape
+from ndsnn.engine.ops import InputTerm, MapShape, Role
 from ndsnn.engine.reference import ReferenceBackend
 from ndsnn.neurons import LIFParameters
 
@@ -120,7 +120,7 @@ class NativeSide:
         self._raw, self._row = library.load().Engine(lanes, isa), 4 * lanes
 
     def empty(self, shape: MapShape, spikes: bool = False):
-        nbytes = self.backend.nbytes(shape, spikes)
+        nbytes = self.backend.nbytes(shape, Role.SPIKES if spikes else Role.VALUES)
         made = (self.backend.spikes if spikes else self.backend.floats)(shape, self.end)
         memory = self._memory(self.end, nbytes)
         ones = torch.full((1, self.lanes, *memory.shape[1:]), -1, dtype=torch.int32)

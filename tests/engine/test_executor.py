@@ -13,6 +13,7 @@ from ndsnn.engine.executor import Executor
 from ndsnn.engine.graph import Graph, Neuron, Readout, Source, Synapse, Term
 from ndsnn.engine.lowering import lower
 from ndsnn.engine.module import accelerate
+from ndsnn.engine.ops import Role
 from ndsnn.engine.reference import ReferenceBackend
 from ndsnn.errors import ConfigError, ShapeError
 from ndsnn.models.layers import (
@@ -271,8 +272,8 @@ def test_evaluation_holds_only_maps_that_are_still_to_be_read():
     alive = []
 
     class Counting(ReferenceBackend):
-        def floats(self, shape, offset=0):
-            made = super().floats(shape, offset)
+        def floats(self, shape, offset=0, role=Role.VALUES):
+            made = super().floats(shape, offset, role)
             alive.append(weakref.ref(made))
             assert sum(one() is not None for one in alive) <= 3
             return made

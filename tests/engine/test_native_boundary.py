@@ -12,7 +12,7 @@ from native_sides import ISAS, NativeSide, needs_native, shape_of
 
 from ndsnn.engine import library, native
 from ndsnn.engine.graph import Synapse
-from ndsnn.engine.ops import Affine, InputTerm, MapShape
+from ndsnn.engine.ops import Affine, InputTerm, MapShape, Role
 from ndsnn.errors import ConfigError
 from ndsnn.neurons import LIFParameters
 
@@ -144,7 +144,7 @@ class TestMaps:
     def test_more_bytes_than_can_be_counted(self, side, shape):
         """The product of the axes wraps around to what any arena has."""
         with pytest.raises((ValueError, MemoryError, OverflowError)):
-            side.backend.nbytes(shape, spikes=False)
+            side.backend.nbytes(shape, Role.VALUES)
 
     @pytest.mark.parametrize(
         "shape", [MapShape(2, 4, 5, 5), MapShape(2, -4, -5, 6), MapShape(2, 0, 5, 6)], ids=str

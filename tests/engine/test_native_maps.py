@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from native_layers import SAMPLES, random, whole_or_normal
 from native_sides import FORWARD, ISAS, NativeSide, ReferenceSide, assert_close, few, needs_native
 
-from ndsnn.engine.ops import MapShape
+from ndsnn.engine.ops import MapShape, Role
 
 pytestmark = needs_native
 
@@ -67,13 +67,13 @@ class TestCopies:
         native.backend.add(native.floats(one), into)
         assert torch.equal(native.backend.unload(into), one + other)
 
-    @pytest.mark.parametrize("spiking", [True, False])
-    def test_bytes_are_a_multiple_of_what_offsets_are(self, spiking):
+    @pytest.mark.parametrize("role", [Role.SPIKES, Role.VALUES])
+    def test_bytes_are_a_multiple_of_what_offsets_are(self, role):
         native = NativeSide(3, 9)
         shape = MapShape(3, 5, 7, 1)
-        nbytes = native.backend.nbytes(shape, spiking)
+        nbytes = native.backend.nbytes(shape, role)
         assert nbytes % 64 == 0
-        assert nbytes * 8 >= 3 * 9 * 35 * (1 if spiking else 32)
+        assert nbytes * 8 >= 3 * 9 * 35 * (1 if role is Role.SPIKES else 32)
 
 
 class TestMaxPool:

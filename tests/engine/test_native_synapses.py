@@ -64,10 +64,24 @@ DENSER_THAN_SPIKES = [
 ]
 """For kernels that list spikes: channels past a vector, a group and a pass, kernels wider than the map."""
 
+GROUPS_OF_CHANNELS = [
+    Layer(inputs=5, outputs=40, size=(6, 17), density=0.9, rate=0.7),
+    Layer(inputs=5, outputs=70, size=(5, 18), density=0.9, stride=2, rate=0.7),
+    Layer(inputs=16, outputs=40, size=(4, 17), density=0.5, rate=0.02),
+    Layer(inputs=3, outputs=40, kernel=(5, 5), padding=(2, 2), size=(5, 9), density=0.4, rate=None),
+    Layer(inputs=3, outputs=150, kernel=(1, 1), padding=(0, 0), size=(3, 16), density=1.0, rate=None),
+]
+"""Dense enough for dL/dsource to be summed in several groups of output channels."""
+
+PAST_THE_CACHES = Layer(
+    inputs=1, outputs=64, kernel=(1, 1), padding=(0, 0), size=(32, 33), density=1.0, samples=16, stored=True
+)
+"""Its current takes 8.6 MB."""
+
 
 def with_tricky(strategy):
     def decorate(test):
-        for layer in (*TRICKY, *BY_SPIKES_OR_WEIGHTS, *DENSER_THAN_SPIKES):
+        for layer in (*TRICKY, *BY_SPIKES_OR_WEIGHTS, *DENSER_THAN_SPIKES, *GROUPS_OF_CHANNELS):
             for whole in (False, True):
                 test = example(replace(layer, whole=whole), *strategy)(test)
         return test
@@ -79,6 +93,7 @@ class TestForward:
     @few
     @given(layers())
     @with_tricky(())
+    @example(PAST_THE_CACHES)
     def test_current_and_its_statistics(self, layer):
         connected = layer.connected()
         native, reference = layer.sides()

@@ -6,7 +6,7 @@ from ndsnn.engine import planning
 from ndsnn.engine.graph import AvgPool, Flatten, Graph, MaxPool, Neuron, Readout, Source, Synapse, Term
 from ndsnn.engine.lowering import lower
 from ndsnn.engine.memory import peak_live_bytes, place
-from ndsnn.engine.ops import MapShape
+from ndsnn.engine.ops import MapShape, Role
 from ndsnn.engine.planning import Demand, SynapseDemand, make_program
 from ndsnn.engine.program import Add, FireBack, Measure, PoolBack, Program, SynapseBack, UnloadGradient
 from ndsnn.engine.shapes import infer_shapes
@@ -30,8 +30,8 @@ def readout(node: int, features: int = 32) -> Readout:
     return Readout(Term(node, Synapse("r", 3, features)))
 
 
-def nbytes(shape: MapShape, spikes: bool) -> int:
-    return shape.steps * shape.channels * shape.height * shape.width * (1 if spikes else 32)
+def nbytes(shape: MapShape, role: Role) -> int:
+    return shape.steps * shape.channels * shape.height * shape.width * (1 if role is Role.SPIKES else 32)
 
 
 def program(nodes, demands, input_gradient=False, steps=2, events=True) -> Program:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from ndsnn.engine.graph import Synapse
-from ndsnn.engine.ops import Affine, InputTerm, MapShape
+from ndsnn.engine.ops import Affine, InputTerm, MapShape, Role
 from ndsnn.engine.reference import CHANNELS_AT_ONCE, ReferenceBackend
 from ndsnn.models.layers import MaxPool2d
 from ndsnn.neurons import LIFParameters, lif
@@ -82,7 +82,7 @@ class TestMaps:
         into = maps.floats(shape, offset=64)
         maps.load(values, into)
         assert torch.equal(maps.unload(into), values)
-        assert maps.nbytes(shape, spikes=True) == maps.nbytes(shape, spikes=False) == values.numel() * 8
+        assert {maps.nbytes(shape, role) for role in Role} == {values.numel() * 8}
         assert maps.spikes(shape).shape == values.shape
 
     def test_relabelled_map_is_the_same_map(self):

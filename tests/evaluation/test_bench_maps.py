@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_bench import needs_native
 
-from ndsnn.engine.ops import MapShape
+from ndsnn.engine.ops import MapShape, Role
 
 pytestmark = needs_native
 
@@ -38,7 +38,7 @@ def test_floats_are_normal_or_zero(maps):
 def test_maps_do_not_share_bytes(maps):
     first = maps.floats(SHAPE)
     before = maps.backend.unload(first)
-    maps.backend.load(torch.zeros(3, 19, 6, 9, 7), maps.empty(SHAPE))
+    maps.backend.load(torch.zeros(3, 19, 6, 9, 7), maps.empty(SHAPE, Role.VALUES))
     maps.floats(SHAPE)
     maps.spikes(SHAPE, 0.5)
     assert torch.equal(maps.backend.unload(first), before)

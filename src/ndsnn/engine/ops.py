@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -35,6 +36,19 @@ class MapShape:
     channels: int
     height: int
     width: int
+
+
+class Role(Enum):
+    """What a map holds, by which a back end chooses how to store it."""
+
+    SPIKES = "spikes"
+    """0 or 1."""
+    VALUES = "values"
+    """Floats that go forward: the network's input, what an average pool makes of spikes, and their currents."""
+    CURRENT = "current"
+    """A stored current of spikes."""
+    GRADIENT = "gradient"
+    """Floats that go back."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +101,8 @@ class Backend(Protocol):
     input map, y = W∗input, which may be stored in a map or computed again whenever it is needed.
     """
 
-    def nbytes(self, shape: MapShape, spikes: bool) -> int:
-        """Return the bytes of a map of spikes, or else of floats: a multiple of the alignment of offsets."""
+    def nbytes(self, shape: MapShape, role: Role) -> int:
+        """Return the bytes of a map: a multiple of the alignment of offsets."""
 
     def reserve(self, nbytes: int) -> None:
         """Make the arena hold at least `nbytes`; no map of before is used any more."""
@@ -96,8 +110,8 @@ class Backend(Protocol):
     def spikes(self, shape: MapShape, offset: int = 0) -> Any:
         """Return a map of spikes at `offset` bytes of the arena."""
 
-    def floats(self, shape: MapShape, offset: int = 0) -> Any:
-        """Return a map of floats at `offset` bytes of the arena."""
+    def floats(self, shape: MapShape, offset: int = 0, role: Role = Role.VALUES) -> Any:
+        """Return a map of floats for any role but spikes at `offset` bytes of the arena."""
 
     def load(self, values: Tensor, into: Any) -> None:
         """Copy [S, N, C, H, W] into a map of floats."""
@@ -129,8 +143,8 @@ class Backend(Protocol):
         Args:
             connections: A connection set.
             source: A map of spikes or floats, alive at every use of the current.
-            stored: A map of floats that keeps y from `statistics` on, which is then called before any other use;
-                or None to compute y again at every use.
+            stored: A map of the role CURRENT, or VALUES, that keeps y from `statistics` on, which is then called
+                before any other use; or None to compute y again at every use.
         """
 
     def statistics(self, current: Any) -> tuple[Tensor, Tensor]:
@@ -158,9 +172,9 @@ class Backend(Protocol):
             terms: As forward.
             neuron: As forward.
             pool: As forward.
-            grad_out: Map of floats, of the shape of `out`.
-            grad_x: Map of floats that receives ∂L/∂x; summed over t (S = 1) if the only term has S = 1. It may be
-                the same map as `grad_out` where pool = 1 and both have S = T.
+            grad_out: Map of gradients, of the shape of `out`.
+            grad_x: Map of gradients that receives ∂L/∂x; summed over t (S = 1) if the only term has S = 1. It may
+                be the same map as `grad_out` where pool = 1 and both have S = T.
         """
 
     def synapse_backward(
@@ -176,10 +190,10 @@ class Backend(Protocol):
 
         Args:
             current: As forward.
-            grad_x: ∂L/∂x, a map of floats of the shape of y.
+            grad_x: ∂L/∂x, a map of gradients of the shape of y.
             gradient_affine: a, b, c [C] float64: the backward pass of the norm (b = c = 0 without one).
-            grad_source: Map of floats that receives ∂L/∂source, or None. It may be the map `grad_x` itself where
-                `writes_in_place` says so.
+            grad_source: Map of gradients that receives ∂L/∂source, or None. It may be the map `grad_x` itself
+                where `writes_in_place` says so.
             accumulate: Add to `grad_source` instead of overwriting it.
             dense: Where given, called with the dense weight gradient, a few output channels at a time, ascending.
 
@@ -209,7 +223,7 @@ class Backend(Protocol):
         """
 
     def add(self, source: Any, into: Any) -> None:
-        """Add `source` to `into`, both maps of floats of one shape."""
+        """Add `source` to `into`, both maps of gradients of one shape."""
 
     def counts(self, source: Any) -> Tensor:
         """Return how many of the S·N entries are non-zero at each place of a map, [C, H, W] int64."""

@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from ndsnn.engine.graph import AvgPool, Graph, MaxPool, Neuron, Source
 from ndsnn.engine.norms import NormedSynapse, PlainSynapse, SynapseGradient
-from ndsnn.engine.ops import Backend, InputTerm, MapShape
+from ndsnn.engine.ops import Backend, InputTerm, MapShape, Role
 from ndsnn.engine.program import (
     Add,
+    Buffer,
     Fire,
     FireBack,
     Load,
@@ -149,9 +150,13 @@ class Pass:
         if one.base is not None:
             return self.backend.relabel(self._map(one.base), one.shape)
         if buffer not in self.maps:
-            make = self.backend.spikes if one.spikes else self.backend.floats
-            self.maps[buffer] = make(one.shape, self.program.offsets[buffer])
+            self.maps[buffer] = self._new_map(one, self.program.offsets[buffer])
         return self.maps[buffer]
+
+    def _new_map(self, buffer: Buffer, offset: int) -> Any:
+        if buffer.role is Role.SPIKES:
+            return self.backend.spikes(buffer.shape, offset)
+        return self.backend.floats(buffer.shape, offset, buffer.role)
 
     def _current(self, number: int) -> Any:
         plan = self.program.currents[number]
@@ -220,7 +225,7 @@ class Pass:
     def _observe_input(self, observer: Observer, number: int) -> None:
         plan = self.program.currents[number]
         buffer, source = self.program.buffers[plan.source], self._map(plan.source)
-        spiking = buffer.spikes
+        spiking = buffer.role is Role.SPIKES
         if not spiking:
             values = self.backend.unload(source)
             spiking = bool(((values == 0) | (values == 1)).all())

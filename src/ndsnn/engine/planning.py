@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ndsnn.engine.graph import AvgPool, Flatten, Graph, MaxPool, Neuron, Readout, Source, Term
 from ndsnn.engine.memory import Lifetime, place
-from ndsnn.engine.ops import MapShape
+from ndsnn.engine.ops import MapShape, Role
 from ndsnn.engine.program import (
     Add,
     Buffer,
@@ -62,7 +62,7 @@ class Demand:
 
 
 def make_program(
-    graph: Graph, shapes: Sequence[MapShape], demand: Demand, nbytes: Callable[[MapShape, bool], int]
+    graph: Graph, shapes: Sequence[MapShape], demand: Demand, nbytes: Callable[[MapShape, Role], int]
 ) -> Program:
     """Plan a pass.
 
@@ -74,7 +74,7 @@ def make_program(
         graph: The lowered network.
         shapes: Of its values (see `infer_shapes`).
         demand: What is asked.
-        nbytes: Size of a map of a shape, of spikes (True) or floats, as the back end says.
+        nbytes: Size of a map of a shape and role, as the back end says.
     """
     planner = _Planner(graph, shapes, demand)
     for index in range(len(graph.nodes)):
@@ -116,10 +116,10 @@ class _Planner:
                 needs.append(needs[node.node])
         return needs
 
-    def program(self, steps_forward: int, nbytes: Callable[[MapShape, bool], int]) -> Program:
+    def program(self, steps_forward: int, nbytes: Callable[[MapShape, Role], int]) -> Program:
         """Return what has been written down, with a place for every map."""
         owners = sorted(self.spans)
-        sizes = [nbytes(self.buffers[owner].shape, self.buffers[owner].spikes) for owner in owners]
+        sizes = [nbytes(self.buffers[owner].shape, self.buffers[owner].role) for owner in owners]
         lifetimes = [Lifetime(size, *self.spans[owner]) for size, owner in zip(sizes, owners, strict=True)]
         placed, total = place(lifetimes)
         offsets = [0] * len(self.buffers)
@@ -142,12 +142,16 @@ class _Planner:
         """Plan the forward pass of a node."""
         node, shape = self.graph.nodes[index], self.shapes[index]
         if isinstance(node, Source):
-            self.values.append(self._new(shape))
+            self.values.append(self._new(shape, Role.VALUES))
             self._emit(Load(self.values[-1]), self.values[-1])
         elif isinstance(node, Neuron):
             self._fire(index, node)
         elif isinstance(node, MaxPool | AvgPool):
-            pool = Pool(index, self.values[node.node], self._new(shape, spikes=isinstance(node, MaxPool)))
+            pool = Pool(
+                index,
+                self.values[node.node],
+                self._new(shape, Role.SPIKES if isinstance(node, MaxPool) else Role.VALUES),
+            )
             self.values.append(pool.out)
             self.made_by[index] = pool
             self._emit(pool, pool.source, pool.out)
@@ -164,7 +168,7 @@ class _Planner:
             else Summand(self._current(term, keep=self.needs[index]), None)
             for term in node.terms
         )
-        fire = Fire(index, summands, self._new(self.shapes[index], spikes=True))
+        fire = Fire(index, summands, self._new(self.shapes[index], Role.SPIKES))
         self.values.append(fire.out)
         self.made_by[index] = fire
         self._emit(fire, fire.out, *self._read_by(fire))
@@ -180,8 +184,10 @@ class _Planner:
         demand = self.demand.synapses[len(self.currents)]
         shape = current_shape(term.synapse, self.shapes[term.node])
         # Without a way back, a stored current still saves computing it again after its statistics.
-        stored = self._new(shape) if demand.stored and (keep or demand.batch_statistics) else None
-        current = CurrentPlan(term.synapse, self.values[term.node], stored, shape)
+        source = self.values[term.node]
+        role = Role.CURRENT if self.buffers[source].role is Role.SPIKES else Role.VALUES
+        stored = self._new(shape, role) if demand.stored and (keep or demand.batch_statistics) else None
+        current = CurrentPlan(term.synapse, source, stored, shape)
         self.currents.append(current)
         number = len(self.currents) - 1
         if stored is not None or demand.batch_statistics:
@@ -205,7 +211,7 @@ class _Planner:
             return
         if isinstance(node, Readout):
             number = len(self.currents) - 1
-            grad_x = self._new(self.currents[number].shape)
+            grad_x = self._new(self.currents[number].shape, Role.GRADIENT)
             self._emit(LoadGradient(number, grad_x), grad_x)
             self._through_synapse(node.term, number, grad_x, last=True)
         elif isinstance(node, Neuron):
@@ -223,7 +229,7 @@ class _Planner:
         fire, grad_out = self.made_by[index], self.gradients[index]
         assert isinstance(fire, Fire)
         shape = integrated_shape(node, self.shapes)
-        grad_x = grad_out if node.pool == 1 and shape == self.shapes[index] else self._new(shape)
+        grad_x = grad_out if node.pool == 1 and shape == self.shapes[index] else self._new(shape, Role.GRADIENT)
         self._emit(FireBack(fire, grad_out, grad_x), grad_out, grad_x, *self._read_by(fire))
         waiting = []
         for source in [term.node for term in node.terms if term.synapse is None and self.needs[term.node]]:
@@ -267,7 +273,7 @@ class _Planner:
         root = self._root(node)
         begun = root in self.gradients
         if not begun:
-            self.gradients[root] = self._new(self.shapes[root])
+            self.gradients[root] = self._new(self.shapes[root], Role.GRADIENT)
         return self._as(self.gradients[root], self.shapes[node]), begun
 
     def _give(self, node: int, buffer: int) -> None:
@@ -280,8 +286,8 @@ class _Planner:
         one = self.graph.nodes[node]
         return self._root(one.node) if isinstance(one, Flatten) else node
 
-    def _new(self, shape: MapShape, spikes: bool = False) -> int:
-        self.buffers.append(Buffer(shape, spikes))
+    def _new(self, shape: MapShape, role: Role) -> int:
+        self.buffers.append(Buffer(shape, role))
         return len(self.buffers) - 1
 
     def _as(self, buffer: int, shape: MapShape) -> int:
@@ -290,7 +296,7 @@ class _Planner:
         for known in (buffer, base):
             if self.buffers[known].shape == shape:
                 return known
-        self.buffers.append(Buffer(shape, self.buffers[base].spikes, base))
+        self.buffers.append(Buffer(shape, self.buffers[base].role, base))
         return len(self.buffers) - 1
 
     def _base(self, buffer: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ndsnn.engine.graph import Synapse
-from ndsnn.engine.ops import MapShape
+from ndsnn.engine.ops import MapShape, Role
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Buffer:
 
     Args:
         shape: Its shape.
-        spikes: Whether it holds spikes, else floats.
+        role: What it holds.
         base: The buffer whose bytes it has, with other [C, H, W]; None for one with bytes of its own.
     """
 
     shape: MapShape
-    spikes: bool
+    role: Role
     base: int | None = None
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from ndsnn.engine.graph import Synapse
-from ndsnn.engine.ops import DenseGradientSink, InputTerm, MapShape, NeuronGradient
+from ndsnn.engine.ops import DenseGradientSink, InputTerm, MapShape, NeuronGradient, Role
 from ndsnn.neurons import LIFParameters
 from ndsnn.surrogates import resolve_surrogate
 
@@ -87,7 +87,7 @@ class ReferenceBackend:
         self.samples = samples
         self.dtype = dtype
 
-    def nbytes(self, shape: MapShape, spikes: bool) -> int:
+    def nbytes(self, shape: MapShape, role: Role) -> int:
         """Return the bytes of a map; spikes take as many as floats here."""
         places = shape.steps * self.samples * shape.channels * shape.height * shape.width
         return places * self.dtype.itemsize
@@ -96,11 +96,11 @@ class ReferenceBackend:
         """Do nothing: every map is a tensor of its own."""
 
     def spikes(self, shape: MapShape, offset: int = 0) -> Tensor:
-        """Return a new map; the offset plays no role."""
+        """Return a new map, wherever."""
         return self.floats(shape, offset)
 
-    def floats(self, shape: MapShape, offset: int = 0) -> Tensor:
-        """Return a new map; the offset plays no role."""
+    def floats(self, shape: MapShape, offset: int = 0, role: Role = Role.VALUES) -> Tensor:
+        """Return a new map, wherever and whatever for."""
         return torch.empty(shape.steps, self.samples, shape.channels, shape.height, shape.width, dtype=self.dtype)
 
     def load(self, values: Tensor, into: Tensor) -> None:

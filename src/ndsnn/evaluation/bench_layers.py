@@ -13,7 +13,7 @@ import torch
 
 from ndsnn.engine.graph import Flatten, Graph, MaxPool, Neuron, Node, Readout, Source, Synapse, Term
 from ndsnn.engine.module import Accelerated
-from ndsnn.engine.ops import Affine, InputTerm, MapShape
+from ndsnn.engine.ops import Affine, InputTerm, MapShape, Role
 from ndsnn.engine.shapes import current_shape, infer_shapes, integrated_shape
 from ndsnn.evaluation.bench_limits import Limits
 from ndsnn.evaluation.bench_maps import RandomMaps
@@ -95,7 +95,7 @@ class LayerBench:
                 found += self._neuron_rows(index, node)
             elif isinstance(node, Readout):
                 feed = self._feed(node.term)
-                grad_x = self.maps.floats(feed.out_shape)
+                grad_x = self.maps.floats(feed.out_shape, role=Role.GRADIENT)
                 found.append(self._forward(feed) | self._backward(feed, grad_x, None) | NO_NEURONS)
         return found
 
@@ -106,7 +106,7 @@ class LayerBench:
             InputTerm(self._value(term.node), None) if feed is None else InputTerm(feed.current, self._norm(feed))
             for term, feed in zip(node.terms, feeds, strict=True)
         ]
-        grad_x = self.maps.empty(integrated_shape(node, self.shapes))
+        grad_x = self.maps.empty(integrated_shape(node, self.shapes), Role.GRADIENT)
         neurons = self._neurons(index, node, summands, grad_x)
         passed = [(feed, one.affine) for feed, one in zip(feeds, summands, strict=True) if feed is not None]
         for row, (feed, norm) in zip(rows, passed, strict=True):
@@ -123,9 +123,10 @@ class LayerBench:
         positions = None if layer.positions is None else layer.positions.long()
         connections = self.backend.connections(synapse, shape.height, shape.width, positions)
         self.backend.set_values(connections, layer.weight)
-        stored = self.maps.empty(current_shape(synapse, shape))
+        stored = self.maps.empty(current_shape(synapse, shape), self._current_role(term.node))
         current = self.backend.current(connections, self._value(term.node), stored)
-        grad_source = None if isinstance(self.graph.nodes[term.node], Source) else self.maps.empty(shape)
+        is_image = isinstance(self.graph.nodes[term.node], Source)
+        grad_source = None if is_image else self.maps.empty(shape, Role.GRADIENT)
         return Feed(synapse, layer, term.node, shape, grad_source, current)
 
     def _value(self, node: int) -> Any:
@@ -138,6 +139,10 @@ class LayerBench:
         """Say whether a node hands on spikes."""
         node = self.graph.nodes[index]
         return self._fires(node.node) if isinstance(node, Flatten) else isinstance(node, Neuron | MaxPool)
+
+    def _current_role(self, node: int) -> Role:
+        """Return how the current of what a node hands on is kept."""
+        return Role.CURRENT if self._fires(node) else Role.VALUES
 
     def _norm(self, feed: Feed) -> Affine:
         """Return the map that gives a stored current mean 0 and variance 1 in every channel."""
@@ -163,7 +168,7 @@ class LayerBench:
         } | self._kernel(
             "forward",
             lambda: self.backend.statistics(feed.current),
-            Traffic(macs, read, self.maps.nbytes(feed.out_shape)),
+            Traffic(macs, read, self.maps.nbytes(feed.out_shape, self._current_role(feed.node))),
         )
 
     def _backward(self, feed: Feed, grad_x: Any, norm: Affine | None) -> dict[str, Any]:
@@ -171,10 +176,11 @@ class LayerBench:
         layer, channels = feed.layer, feed.synapse.out_channels
         products = 1 if feed.grad_source is None else 2
         macs = products * synapse_macs(feed.synapse, layer.positions, feed.shape, self.samples)
-        # Behind a norm, the current is read too.
-        maps_read = self.maps.nbytes(feed.out_shape) * (1 if norm is None else 2)
+        maps_read = self.maps.nbytes(feed.out_shape, Role.GRADIENT)
+        if norm is not None:  # then the current is read too
+            maps_read += self.maps.nbytes(feed.out_shape, self._current_role(feed.node))
         read = self._source_bytes(feed) + maps_read + weight_bytes(layer.nnz, layer.positions)
-        written = layer.nnz * VALUE_BYTES + (products - 1) * self.maps.nbytes(feed.shape)
+        written = layer.nnz * VALUE_BYTES + (products - 1) * self.maps.nbytes(feed.shape, Role.GRADIENT)
         zero = torch.zeros(channels, dtype=torch.float64)
         affine = (zero + 1, zero, zero) if norm is None else (norm.scale, norm.scale / 100, norm.scale / 100)
         return self._kernel(
@@ -186,13 +192,16 @@ class LayerBench:
     def _neurons(self, index: int, node: Neuron, summands: list[InputTerm], grad_x: Any) -> dict[str, Any]:
         """Time neurons both ways; this fills `grad_x`."""
         fired, integrated = self.shapes[index], integrated_shape(node, self.shapes)
-        out, grad_out = self.maps.empty(fired, spikes=True), self.maps.floats(fired)
+        out, grad_out = self.maps.empty(fired, Role.SPIKES), self.maps.floats(fired, role=Role.GRADIENT)
         read = sum(
-            self.maps.nbytes(integrated, spikes=term.synapse is None and self._fires(term.node))
+            self.maps.nbytes(
+                integrated, self._role(term.node) if term.synapse is None else self._current_role(term.node)
+            )
             for term in node.terms
         )
-        forward = Traffic(0, read, self.maps.nbytes(fired, spikes=True))
-        backward = Traffic(0, read + self.maps.nbytes(fired), self.maps.nbytes(integrated))
+        forward = Traffic(0, read, self.maps.nbytes(fired, Role.SPIKES))
+        back = self.maps.nbytes(fired, Role.GRADIENT), self.maps.nbytes(integrated, Role.GRADIENT)
+        backward = Traffic(0, read + back[0], back[1])
         how = node.parameters, node.pool
         return (
             {"neuron": node.path}
@@ -203,7 +212,10 @@ class LayerBench:
         )
 
     def _source_bytes(self, feed: Feed) -> int:
-        return self.maps.nbytes(feed.shape, self._fires(feed.node))
+        return self.maps.nbytes(feed.shape, self._role(feed.node))
+
+    def _role(self, node: int) -> Role:
+        return Role.SPIKES if self._fires(node) else Role.VALUES
 
     def _kernel(self, name: str, run: Callable[[], object], traffic: Traffic) -> dict[str, Any]:
         """Time a kernel; return its milliseconds, 10⁹ multiply-adds per second, and share of what limits it."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ndsnn.engine.native import NativeBackend
-from ndsnn.engine.ops import InputTerm, MapShape
+from ndsnn.engine.ops import InputTerm, MapShape, Role
 from ndsnn.neurons import LIFParameters
 
 REPEATER = LIFParameters(decay_input=False)
@@ -33,31 +33,31 @@ class RandomMaps:
         self._generator = torch.Generator().manual_seed(seed)
         self.backend: Any = NativeBackend(*self._size)
 
-    def nbytes(self, shape: MapShape, spikes: bool = False) -> int:
-        """Return the bytes of a map of spikes, or else of floats."""
-        return int(self.backend.nbytes(shape, spikes))
+    def nbytes(self, shape: MapShape, role: Role) -> int:
+        """Return the bytes of a map."""
+        return int(self.backend.nbytes(shape, role))
 
-    def empty(self, shape: MapShape, spikes: bool = False) -> Any:
-        """Return a map of spikes, or else of floats, that holds nothing yet."""
+    def empty(self, shape: MapShape, role: Role) -> Any:
+        """Return a map that holds nothing yet."""
         owner: Any = NativeBackend(*self._size)
-        return owner.spikes(shape) if spikes else owner.floats(shape)
+        return owner.spikes(shape) if role is Role.SPIKES else owner.floats(shape, role=role)
 
     def spikes(self, shape: MapShape, rate: float) -> Any:
         """Return a map in which everything fires with probability `rate`."""
-        filled = self.empty(shape, spikes=True)
+        filled = self.empty(shape, Role.SPIKES)
         self.backend.neuron_forward(
-            [InputTerm(self._loaded(2 * self._busy(shape, rate)), None)], REPEATER, 1, filled
+            [InputTerm(self._loaded(2 * self._busy(shape, rate), Role.VALUES), None)], REPEATER, 1, filled
         )
         return filled
 
-    def floats(self, shape: MapShape, rate: float = 1.0) -> Any:
+    def floats(self, shape: MapShape, rate: float = 1.0, role: Role = Role.VALUES) -> Any:
         """Return a map of normal values, each of which is replaced by 0 with probability 1 − `rate`."""
         size = self._shape_of(shape)
-        return self._loaded(torch.randn(size, generator=self._generator) * self._busy(shape, rate))
+        return self._loaded(torch.randn(size, generator=self._generator) * self._busy(shape, rate), role)
 
-    def _loaded(self, values: Tensor) -> Any:
+    def _loaded(self, values: Tensor, role: Role) -> Any:
         steps, _, *rest = values.shape
-        filled = self.empty(MapShape(steps, *rest))
+        filled = self.empty(MapShape(steps, *rest), role)
         self.backend.load(values, filled)
         return filled
 
