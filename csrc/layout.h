@@ -51,7 +51,7 @@ struct Connections {
     size_t nnz = 0;
     std::vector<int32_t>
         positions;  // ascending flat positions in [c_out, c_in, k_h, k_w]; empty where all are alive
-    const float* values = nullptr;  // in the order of their positions; whoever sets them keeps them alive
+    const float* values = nullptr;       // in the order of their positions; whoever sets them keeps them alive
     std::vector<int64_t> channel_begin;  // first alive weight of each output channel, and nnz
     float largest_sum = -1;              // of |w| over a channel: no y of spikes is larger; -1 if not known
 

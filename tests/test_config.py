@@ -76,6 +76,7 @@ def test_flags_need_no_value():
         (["--resume", "--overwrite"], "exclude each other"),
         (["--engine", "fast"], "engine"),
         (["--engine", "reference", "--memory", "recompute"], "recompute needs the native engine"),
+        (["--engine", "reference", "--precision", "mixed"], "mixed needs the native engine"),
         (["--config", "/nowhere.yaml"], "does not exist"),
         (["stray"], "stray"),
     ],

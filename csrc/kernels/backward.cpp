@@ -291,12 +291,11 @@ void fused(const BackwardProblem& p, float* grad_values) {
 
 // The alive entries of a dense gradient.
 void weights_by_spikes(const BackwardProblem& p, float* grad_values) {
-    thread_local Scratch scratch;
-    const Geometry& g = p.g;
+    const Geometry& g = p.k.g;
     const int groups = ceil_div(g.c_out, group_channels);
-    float* dense = scratch.get<float>(static_cast<size_t>(groups) * g.k_h * g.k_w * g.c_in * group_channels);
-    event_weight_gradient(p.run, p.current, p.grad_x, p.affine, 0, groups, dense);
-    gather_dense(p.run, p.k, dense, grad_values);
+    Temporary dense(static_cast<size_t>(groups) * g.k_h * g.k_w * g.c_in * group_channels);
+    event_weight_gradient(p.run, p.current, p.grad_x, p.affine, 0, groups, dense.get());
+    gather_dense(p.run, p.k, dense.get(), grad_values);
 }
 
 }  // namespace

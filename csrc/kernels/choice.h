@@ -9,7 +9,7 @@ namespace ndsnn::NDSNN_ISA_NAME {
 
 // Cycles per vector of multiply-adds of the dense layer, as measured on AVX2 (docs/performance.md).
 struct Cost {
-    static constexpr double forward_by_weights = 1.2, forward_by_spikes = 0.9, forward_spikes_fixed = 0.01;
+    static constexpr double forward_by_weights = 1.2, forward_by_spikes = 1.4, forward_spikes_fixed = 0.01;
     static constexpr double build_alive = 6,
                             build_place = 0.5;  // dense weights: cycles per alive weight and per place
     static constexpr double backward_fused = 2.1, input_by_weights = 1.0, input_dense = 0.75,

@@ -20,6 +20,11 @@ constexpr int ahead = 3;         // entries of a list whose vectors are asked fo
 struct Tiling {
     int rows, blocks;                       // of the source
     int grad_rows, pitch, left, first_row;  // of dL/dy: row 0 of the strip is row y0/stride + first_row of the map
+    // Tiles of one row go down a block and keep the rows they share: row r of the map in row r mod grad_rows.
+    bool ring(const Geometry& g) const { return blocks == 1 && rows == g.stride; }
+    int row_in_strip(const Geometry& g, int top, int r) const {
+        return ring(g) ? ((top + r) % grad_rows + grad_rows) % grad_rows : r;
+    }
     size_t entries() const { return static_cast<size_t>(blocks) * grad_rows * pitch * lanes; }
 
     explicit Tiling(const Geometry& g) {
@@ -80,8 +85,8 @@ void turn_row(const Problem& p, const T* gx, const float* y, size_t y_stride, in
 }
 
 // dL/dy of the tile with source rows from y0 on of block `b` (a step and a group of samples) into its part of the
-// strip.
-void fill_block(const Problem& p, int b, int y0, int c0, float* strip) {
+// strip, but for the rows before `first`.
+void fill_block(const Problem& p, int b, int y0, int c0, int first, float* strip) {
     thread_local Scratch scratch;
     const Geometry& g = p.g;
     const Tiling& tiling = p.tiling;
@@ -90,14 +95,14 @@ void fill_block(const Problem& p, int b, int y0, int c0, float* strip) {
     const size_t place = static_cast<size_t>(lanes) * group_channels, row_size = tiling.pitch * place;
     const int top = y0 / g.stride + tiling.first_row, most = p.current.connections->forward_rows;
     Rows y{nullptr, 0, 0};
-    for (int r = 0; r < tiling.grad_rows; r++) {
-        float* row = strip + r * row_size;
+    for (int r = first; r < tiling.grad_rows; r++) {
+        float* row = strip + tiling.row_in_strip(g, top, r) * row_size;
         const int oy = top + r;
         if (oy < 0 || oy >= g.out_h) {
             std::memset(row, 0, sizeof(float) * row_size);
             continue;
         }
-        const int within = (oy - std::max(0, top)) % most;
+        const int within = (oy - std::max(0, top + first)) % most;
         if (p.needs_y && within == 0) {
             const Part part{block,
                             step,
@@ -159,7 +164,7 @@ void tile_gradient(const Problem& p, int b0, int blocks, int y0, int rows, const
                    float* dw) {
     const Geometry& g = p.g;
     const Tiling& tiling = p.tiling;
-    const int s = g.stride;
+    const int s = g.stride, top = y0 / s + tiling.first_row;
     for (int ci = 0; ci < g.c_in; ci++)
         for (int class_y = 0; class_y < s; class_y++)
             for (int class_x = 0; class_x < s; class_x++) {
@@ -169,7 +174,8 @@ void tile_gradient(const Problem& p, int b0, int blocks, int y0, int rows, const
                     for (int kx = (class_x + g.pad_w) % s; kx < g.k_w; kx += s) {
                         const int down = (class_y + g.pad_h - ky) / s - tiling.first_row;
                         const int right = (class_x + g.pad_w - kx) / s + tiling.left;
-                        const size_t shift = (static_cast<size_t>(down) * tiling.pitch + right) * lanes;
+                        const size_t row = tiling.row_in_strip(g, top, down);
+                        const size_t shift = (row * tiling.pitch + right) * lanes;
                         const size_t weight = (static_cast<size_t>(ky) * g.k_w + kx) * g.c_in + ci;
                         add_listed(list, end, strip + shift * group_channels, dw + weight * group_channels);
                     }
@@ -191,8 +197,8 @@ void event_weight_gradient(const Run& run, const Current& current, const Map& gr
                  size = per_group * groups;
     const int slots = static_cast<int>(std::min<size_t>(
         {std::max<size_t>(1, slot_bytes / (size * sizeof(float))), static_cast<size_t>(blocks), most_slots}));
-    thread_local Scratch partial_scratch;
-    float* partial = slots > 1 ? partial_scratch.get<float>(size * slots) : nullptr;
+    Temporary partial_sums(slots > 1 ? size * slots : 0);
+    float* partial = partial_sums.get();
     parallel(run.threads, slots * groups, [&](int task) {
         thread_local Scratch strip_scratch, list_scratch;
         const int slot = task / groups, group = task % groups;
@@ -206,9 +212,10 @@ void event_weight_gradient(const Run& run, const Current& current, const Map& gr
         for (int b = first; b < last; b += tiling.blocks) {
             const int here = std::min(tiling.blocks, last - b);
             for (int y0 = 0; y0 < g.height; y0 += tiling.rows) {
+                const int kept = tiling.ring(g) && y0 > 0 ? tiling.grad_rows - 1 : 0;
                 for (int i = 0; i < here; i++)
                     fill_block(
-                        p, b + i, y0, (first_group + group) * group_channels,
+                        p, b + i, y0, (first_group + group) * group_channels, kept,
                         strip + static_cast<size_t>(i) * tiling.grad_rows * tiling.pitch * lanes * group_channels);
                 tile_gradient(p, b, here, y0, std::min(tiling.rows, g.height - y0), strip, list, dw);
             }

@@ -35,6 +35,21 @@ private:
     size_t size_ = 0;
 };
 
+// Aligned memory for as long as a kernel runs, for what is too large to be kept by every thread.
+class Temporary {
+public:
+    explicit Temporary(size_t floats) : data_(std::aligned_alloc(64, (floats * sizeof(float) + 127) / 64 * 64)) {
+        if (!data_) throw std::bad_alloc();
+    }
+    Temporary(const Temporary&) = delete;
+    Temporary& operator=(const Temporary&) = delete;
+    ~Temporary() { std::free(data_); }
+    float* get() { return static_cast<float*>(data_); }
+
+private:
+    void* data_;
+};
+
 // body(unit) for 0 ≤ unit < units, in any order on any thread: whatever it reduces must be kept per unit. The
 // first exception of a unit is thrown again when all are done.
 template <class F>

@@ -113,6 +113,8 @@ class TrainConfig:
             weights, or "auto" for native where this network and machine have it.
         memory: Whether the currents of all layers are kept for the backward pass ("store": fastest) or computed
             again ("recompute": smallest, native engine only); "auto" keeps them where they fit.
+        precision: How the native engine keeps currents and gradients between its kernels: in 32 bits, or in 16
+            ("mixed": less memory, and each rounded to 11 bits).
         threads: CPU threads; null takes PyTorch's default.
         output: Run directory; null makes runs/<data>-<model>-<method>-<sparsity>-seed<seed>.
         resume: Continue the run in `output`.
@@ -136,6 +138,7 @@ class TrainConfig:
     seed: int = 0
     engine: Literal["auto", "reference", "native"] = "auto"
     memory: Literal["auto", "store", "recompute"] = "auto"
+    precision: Literal["fp32", "mixed"] = "fp32"
     threads: int | None = None
     output: str | None = None
     resume: bool = False
@@ -153,6 +156,7 @@ MACHINE_KEYS = frozenset(
         "data.root",
         "engine",
         "memory",
+        "precision",
         "threads",
         "output",
         "resume",
@@ -199,6 +203,8 @@ def check_ranges(config: TrainConfig) -> None:
         raise ConfigError(
             "memory recompute needs the native engine, not engine reference; use memory auto or store"
         )
+    if config.engine == "reference" and config.precision == "mixed":
+        raise ConfigError("precision mixed needs the native engine, not engine reference; use precision fp32")
     if config.momentum != TrainConfig.momentum and config.optimizer != "sgd":
         raise ConfigError(f"momentum is a setting of optimizer sgd, not of {config.optimizer}")
 

@@ -102,13 +102,18 @@ def test_native_that_is_not_there(no_native):
 def test_recompute_needs_the_native_engine(no_native):
     with pytest.raises(ConfigError, match=r"recompute needs the native engine.*no compiler here"):
         put_on_engine(net(), "auto", "recompute")
+    with pytest.raises(ConfigError, match=r"precision mixed needs the native engine.*no compiler here"):
+        put_on_engine(net(), "auto", "auto", "mixed")
 
 
 def test_descriptions():
     threads = torch.get_num_threads()
-    assert Engine("native", "it is available", "avx2").describe("auto") == (
+    assert Engine("native", "it is available", "avx2").describe("auto", "fp32") == (
         f"native (avx2, {threads} threads), memory auto, because it is available"
     )
-    assert Engine("reference", "x").describe("auto") == (
+    assert Engine("native", "it is available", "avx2").describe("store", "mixed") == (
+        f"native (avx2, {threads} threads), memory store, precision mixed, because it is available"
+    )
+    assert Engine("reference", "x").describe("auto", "fp32") == (
         f"reference (plain PyTorch on masked weights, {threads} threads), because x"
     )

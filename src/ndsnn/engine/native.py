@@ -41,8 +41,8 @@ class NativeBackend:
     With precision "mixed", stored currents of spikes and gradients lie in fp16, each map scaled by a power of two
     so that it uses the range well; all arithmetic is fp32. A current's scale is the largest that its weights can't
     overflow. A gradient's is chosen where it leaves a synapse, by its expected rms (see `_scale_behind`), and goes
-    with it through neurons and pools, which are linear in it. What is added to a gradient takes that one's scale, and
-    may be some 10⁴ times larger before it leaves the range.
+    with it through neurons and pools, which are linear in it. What is added to a gradient takes that one's scale,
+    and may be some 10⁴ times larger before it leaves the range.
 
     Args:
         time_steps: T.

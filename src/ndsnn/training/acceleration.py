@@ -27,17 +27,19 @@ class Engine:
     reason: str
     instruction_set: str | None = None
 
-    def describe(self, memory: str) -> str:
-        """Return a line that says what computes, with which threads and memory, and why."""
+    def describe(self, memory: str, precision: str) -> str:
+        """Return a line that says what computes, with which threads, memory and precision, and why."""
         threads = f"{torch.get_num_threads()} threads"
         if self.instruction_set is None:
             what = f"reference (plain PyTorch on masked weights, {threads})"
         else:
             what = f"native ({self.instruction_set}, {threads}), memory {memory}"
+            if precision != "fp32":
+                what += f", precision {precision}"
         return f"{what}, because {self.reason}"
 
 
-def put_on_engine(net: nn.Module, engine: str, memory: str) -> tuple[nn.Module, Engine]:
+def put_on_engine(net: nn.Module, engine: str, memory: str, precision: str = "fp32") -> tuple[nn.Module, Engine]:
     """Return the network as it is computed: accelerated, or as it is.
 
     Args:
@@ -45,27 +47,32 @@ def put_on_engine(net: nn.Module, engine: str, memory: str) -> tuple[nn.Module, 
         engine: "native", "reference", or "auto" for the native one where it can compute this network on this
             machine.
         memory: "auto", "store" or "recompute".
+        precision: "fp32" or "mixed".
 
     Raises:
-        ConfigError: The native engine was asked for and can't compute this, or `memory` needs it where it isn't
-            used.
+        ConfigError: The native engine was asked for and can't compute this, or `memory` or `precision` needs it
+            where it isn't used.
         MissingDependencyError: The environment variable NDSNN_BACKEND asks for it and it is not there.
     """
-    wanted, reason = engine, "it was asked for"
+    name, reason = engine, "it was asked for"
     if engine == "auto":
         choice = choose_backend("auto", "fp32", torch.float32)
-        wanted, reason = choice.name, choice.reason
-    if wanted == "native":
+        name, reason = choice.name, choice.reason
+    if name == "native":
         try:
-            accelerated = accelerate(net, memory, backend="native")
+            accelerated = accelerate(net, memory, precision, backend="native")
             return accelerated, Engine("native", reason, instruction_set())
         except NdsnnError as error:
             if engine == "native":
                 raise ConfigError(f"engine native cannot compute this run: {error}; or use engine auto") from error
             reason = str(error)
-    if memory == "recompute":
-        raise ConfigError(
-            f"memory recompute needs the native engine, but the reference engine computes this run, because "
-            f"{reason}; use memory auto or store"
-        )
+    for setting, wanted, instead in (
+        ("memory recompute", memory == "recompute", "memory auto or store"),
+        ("precision mixed", precision == "mixed", "precision fp32"),
+    ):
+        if wanted:
+            raise ConfigError(
+                f"{setting} needs the native engine, but the reference engine computes this run, because "
+                f"{reason}; use {instead}"
+            )
     return net, Engine("reference", reason)

@@ -59,7 +59,7 @@ def build(config: TrainConfig) -> Parts:
     net = build_model(config.model, images.num_classes, images.channels)
     generator = torch.Generator().manual_seed(config.seed)
     sparsify(net, initial, config.method.distribution, config.method.dense_layers, generator)
-    net, engine = put_on_engine(net, config.engine, config.memory)
+    net, engine = put_on_engine(net, config.engine, config.memory, config.precision)
     optimizer = build_optimizer(config, net)
     steps_per_epoch = data.num_batches(len(images.train), config.batch_size)
     settings = method_settings(config, method_class)

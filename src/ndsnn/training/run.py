@@ -117,6 +117,6 @@ def _heading(config: TrainConfig, parts: Parts) -> str:
         f"{config.model.name}, T = {config.model.time_steps}, {layers} layers, "
         f"{sum(layer.size for layer in method.layers):,} weights, sparsity {method.current_sparsity():.4g} → "
         f"{method.final_sparsity:.4g}, {rounds}\n"
-        f"engine: {parts.engine.describe(config.memory)}\n"
+        f"engine: {parts.engine.describe(config.memory, config.precision)}\n"
         f"run: {config.output}"
     )
