@@ -39,19 +39,20 @@ NDSNN_INLINE vf derivative(vf u, float alpha) {
     }
 }
 
-// One channel of a unit going back: what it reads and writes, the steps of an array `…_step` floats apart.
+// One channel of a unit going back: what it reads and writes, the steps of an array `…_step` elements apart.
+template <class E>
 struct Backward {
     const Constants& k;
     float alpha;
     int steps;
     bool once;  // the input is the same at every step: its gradient is summed over them
-    const float* go;
+    const E* go;
     size_t go_step;
-    float* gx;
+    E* gx;
     size_t gx_step;
-    const float *y, *y2;  // of the currents whose products with dL/dx are summed, or nullptr
-    size_t y_step, y2_step;
-    float* potentials;  // [t] vectors of room
+    float* potentials;                    // [t] vectors of room
+    const E *y = nullptr, *y2 = nullptr;  // of the currents whose products with dL/dx are summed
+    size_t y_step = 0, y2_step = 0;
 };
 
 struct Sums {
@@ -59,15 +60,15 @@ struct Sums {
 };
 
 // dL/dx of n places from dL/do, by the potentials that the input gives once more.
-template <bool hard, bool detach, Surrogate kind, Input::Kind input>
-Sums differentiate(const Backward& b, size_t n, const Input& in) {
+template <bool hard, bool detach, Surrogate kind, InputKind input, class E>
+Sums differentiate(const Backward<E>& b, size_t n, const Input<E>& in) {
     const vf decay = splat(b.k.keep), gain = splat(b.k.gain), threshold = splat(b.k.threshold),
              reset = splat(b.k.start);
     Sums sums;
     for (size_t p = 0; p < n; p++) {
         vf v = reset;
         for (int t = 0; t < b.steps; t++) {
-            const vf h = v * decay + Input::at<input>(in, t, p);
+            const vf h = v * decay + Input<E>::template at<input>(in, t, p);
             store(b.potentials + t * lanes, h);
             v = after_reset<hard>(h, threshold, reset);
         }
@@ -91,20 +92,20 @@ Sums differentiate(const Backward& b, size_t n, const Input& in) {
     return sums;
 }
 
-template <bool hard, bool detach, Surrogate kind>
-Sums by_input(const Backward& b, size_t n, const Input& in) {
+template <bool hard, bool detach, Surrogate kind, class E>
+Sums by_input(const Backward<E>& b, size_t n, const Input<E>& in) {
     switch (in.kind) {
-        case Input::Kind::One:
-            return differentiate<hard, detach, kind, Input::Kind::One>(b, n, in);
-        case Input::Kind::Two:
-            return differentiate<hard, detach, kind, Input::Kind::Two>(b, n, in);
+        case InputKind::One:
+            return differentiate<hard, detach, kind, InputKind::One>(b, n, in);
+        case InputKind::Two:
+            return differentiate<hard, detach, kind, InputKind::Two>(b, n, in);
         default:
-            return differentiate<hard, detach, kind, Input::Kind::WithSpikes>(b, n, in);
+            return differentiate<hard, detach, kind, InputKind::WithSpikes>(b, n, in);
     }
 }
 
-template <bool hard, bool detach>
-Sums by_surrogate(Surrogate kind, const Backward& b, size_t n, const Input& in) {
+template <bool hard, bool detach, class E>
+Sums by_surrogate(Surrogate kind, const Backward<E>& b, size_t n, const Input<E>& in) {
     switch (kind) {
         case Surrogate::Atan:
             return by_input<hard, detach, Surrogate::Atan>(b, n, in);
@@ -117,7 +118,8 @@ Sums by_surrogate(Surrogate kind, const Backward& b, size_t n, const Input& in) 
     }
 }
 
-Sums differentiate(const Neuron& neuron, const Backward& b, size_t n, const Input& in) {
+template <class E>
+Sums differentiate(const Neuron& neuron, const Backward<E>& b, size_t n, const Input<E>& in) {
     if (neuron.hard)
         return neuron.detach ? by_surrogate<true, true>(neuron.surrogate, b, n, in)
                              : by_surrogate<true, false>(neuron.surrogate, b, n, in);
@@ -126,18 +128,20 @@ Sums differentiate(const Neuron& neuron, const Backward& b, size_t n, const Inpu
 }
 
 // Has `b` sum the products of the first two currents with dL/dx as it goes.
-void take_products(const std::vector<Term>& terms, const TermRows& rows, int c, Backward& b) {
+template <class E>
+void take_products(const std::vector<Term>& terms, const TermRows& rows, int c, Backward<E>& b) {
     int found = 0;
     for (size_t i = 0; i < terms.size() && found < 2; i++) {
         if (!terms[i].current) continue;
-        (found ? b.y2 : b.y) = rows.row(i, 0, c);
-        (found ? b.y2_step : b.y_step) = rows.step_of(i);
+        (found ? b.y2 : b.y) = rows.template row<E>(i, 0, c);
+        (found ? b.y2_step : b.y_step) = rows.template step_of<E>(i);
         found++;
     }
 }
 
 // Σ dL/dx · y of each term into `out`; of the third current on from dL/dx as `b` wrote it.
-void sum_products(const std::vector<Term>& terms, const TermRows& rows, int c, size_t n, const Backward& b,
+template <class E>
+void sum_products(const std::vector<Term>& terms, const TermRows& rows, int c, size_t n, const Backward<E>& b,
                   const Sums& s, double* out) {
     int found = 0;
     for (size_t i = 0; i < terms.size(); i++) {
@@ -147,22 +151,22 @@ void sum_products(const std::vector<Term>& terms, const TermRows& rows, int c, s
             q = vf{};
             for (int t = 0; t < (b.once ? 1 : b.steps); t++)
                 for (size_t p = 0; p < n; p++)
-                    q += load(b.gx + t * b.gx_step + p * lanes) * load(rows.row(i, t, c) + p * lanes);
+                    q += load(b.gx + t * b.gx_step + p * lanes) * load(rows.template row<E>(i, t, c) + p * lanes);
         }
-        out[i] = sum(q);
+        out[i] = sum(q) / rows.template scale<E>(i);
         found++;
     }
 }
 
 // dL/do of channel c of a unit into g [t][n], through the pool by `route` [t][n] where there is one.
-template <class T>
+template <class T, class E>
 void output_gradient(const Layout& l, const Unit& u, const Map& m, const T* from, int c, const bits_t* route,
-                     float* g) {
+                     E* g) {
     const size_t n = static_cast<size_t>(u.rows) * l.width;
     const bool pooled = l.side_h > 1 || l.side_w > 1;
     for (int t = 0; t < l.steps; t++) {
         const T* map = from + m.place(t, u.block, c, 0) * lanes;
-        float* to = g + t * n * lanes;
+        E* to = g + t * n * lanes;
         if (!pooled) {
             const T* at = map + static_cast<size_t>(u.y0) * m.width * lanes;
             for (size_t p = 0; p < n; p++) store(to + p * lanes, load(at + p * lanes));
@@ -180,12 +184,60 @@ void output_gradient(const Layout& l, const Unit& u, const Map& m, const T* from
     }
 }
 
-template <class T>
-void store_gradient(const Layout& l, const Unit& u, const Map& m, T* into, int c, const float* g) {
+template <class T, class E>
+void store_gradient(const Layout& l, const Unit& u, const Map& m, T* into, int c, const E* g) {
     const size_t n = static_cast<size_t>(u.rows) * l.width;
     for (int t = 0; t < m.steps; t++) {
         T* at = into + m.place(t, u.block, c, u.y0) * lanes;
         for (size_t p = 0; p < n; p++) store(at + p * lanes, load(g + (t * n + p) * lanes));
+    }
+}
+
+// What a thread works in for one channel of a unit at a time.
+struct Room {
+    float* x;           // [t][n] vectors
+    float* g;           // [t][n] vectors
+    float* potentials;  // [t] vectors
+    bits_t *bits, *route;
+};
+
+// All channels of a unit, with currents and gradients in E: read and written in place where the maps are so
+// stored, else by way of `room`.
+template <class E>
+void unit_backward(const std::vector<Term>& terms, const Neuron& neuron, const Constants& k, const Layout& l,
+                   const Unit& u, bits_t valid, TermRows& rows, const Map& grad_out, const Map& grad_x,
+                   const Room& room, double* parts) {
+    constexpr Kind kind = sizeof(E) == sizeof(float) ? Kind::Float32 : Kind::Float16;
+    const size_t n = static_cast<size_t>(u.rows) * l.width, sums = 1 + terms.size();
+    const bool pooled = l.side_h > 1 || l.side_w > 1;
+    const bool direct_out = grad_out.kind == kind && !pooled, direct_x = grad_x.kind == kind;
+    const size_t step = l.blocks * grad_x.plane() * lanes;
+    E* g = reinterpret_cast<E*>(room.g);
+    for (int c = 0; c < l.channels; c++) {
+        if (kind == Kind::Float32) rows.take_channel(c);
+        const Input<E> in = rows.input<E>(k, c, room.x);
+        if (pooled) {
+            integrate(k, neuron.hard, l.steps, n, valid, in, room.bits);
+            for (int t = 0; t < l.steps; t++) route_bits(l, u.rows, room.bits + t * n, room.route + t * n);
+        }
+        if (!direct_out)
+            with_floats(grad_out, [&](auto* from) { output_gradient(l, u, grad_out, from, c, room.route, g); });
+        const size_t at = grad_x.place(0, u.block, c, u.y0) * lanes;
+        Backward<E> b{k,
+                      neuron.alpha,
+                      l.steps,
+                      grad_x.steps == 1,
+                      direct_out ? static_cast<E*>(grad_out.data) + at : g,
+                      direct_out ? step : n * lanes,
+                      direct_x ? static_cast<E*>(grad_x.data) + at : g,
+                      direct_x ? step : n * lanes,
+                      room.potentials};
+        take_products(terms, rows, c, b);
+        const Sums s = differentiate(neuron, b, n, in);
+        if (!direct_x) with_floats(grad_x, [&](auto* into) { store_gradient(l, u, grad_x, into, c, g); });
+        double* part = parts + c * sums;
+        part[0] = sum(s.gx);
+        sum_products(terms, rows, c, n, b, s, part + 1);
     }
 }
 
@@ -196,7 +248,6 @@ void neuron_backward(const Run& run, const std::vector<Term>& terms, const Neuro
     const Layout l(terms, grad_out, pool);
     const Constants k(neuron);
     const ChosenKernels chosen(run, computed(terms));
-    const bool pooled = l.side_h > 1 || l.side_w > 1;
     const size_t sums = 1 + terms.size();
     const int units = l.blocks * l.strips;
     std::vector<double> parts(static_cast<size_t>(units) * l.channels * sums);
@@ -204,45 +255,18 @@ void neuron_backward(const Run& run, const std::vector<Term>& terms, const Neuro
         thread_local TermRows rows;
         thread_local Scratch x_scratch, bit_scratch;
         const Unit u = l.unit(index);
-        const size_t n = static_cast<size_t>(u.rows) * l.width;
+        const size_t n = static_cast<size_t>(u.rows) * l.width, buffer = l.steps * n * lanes;
         const bits_t valid = valid_lanes(run, u.block);
         rows.prepare(terms, l, u);
-        const size_t buffer = l.steps * n * lanes;
         float* x = x_scratch.get<float>(2 * buffer + l.steps * lanes);
-        float *g = x + buffer, *potentials = g + buffer;
         bits_t* bits = bit_scratch.get<bits_t>(2 * l.steps * n);
-        bits_t* route = bits + l.steps * n;
-        const bool direct_out = grad_out.kind == Kind::Float32 && !pooled, direct_x = grad_x.kind == Kind::Float32;
-        for (int c = 0; c < l.channels; c++) {
-            rows.take_channel(c);
-            const Input in = rows.input(k, c, x);
-            if (pooled) {
-                integrate(k, neuron.hard, l.steps, n, valid, in, bits);
-                for (int t = 0; t < l.steps; t++) route_bits(l, u.rows, bits + t * n, route + t * n);
-            }
-            if (!direct_out)
-                with_floats(grad_out, [&](auto* from) { output_gradient(l, u, grad_out, from, c, route, g); });
-            const size_t at = grad_x.place(0, u.block, c, u.y0) * lanes, step = l.blocks * grad_x.plane() * lanes;
-            Backward b{k,
-                       neuron.alpha,
-                       l.steps,
-                       grad_x.steps == 1,
-                       direct_out ? static_cast<float*>(grad_out.data) + at : g,
-                       direct_out ? step : n * lanes,
-                       direct_x ? static_cast<float*>(grad_x.data) + at : g,
-                       direct_x ? step : n * lanes,
-                       nullptr,
-                       nullptr,
-                       0,
-                       0,
-                       potentials};
-            take_products(terms, rows, c, b);
-            const Sums s = differentiate(neuron, b, n, in);
-            if (!direct_x) with_floats(grad_x, [&](auto* into) { store_gradient(l, u, grad_x, into, c, g); });
-            double* part = parts.data() + (static_cast<size_t>(index) * l.channels + c) * sums;
-            part[0] = sum(s.gx);
-            sum_products(terms, rows, c, n, b, s, part + 1);
-        }
+        const Room room{x, x + buffer, x + 2 * buffer, bits, bits + l.steps * n};
+        double* part = parts.data() + static_cast<size_t>(index) * l.channels * sums;
+        const bool half = grad_out.kind == Kind::Float16 && grad_x.kind == Kind::Float16 && rows.reads_half();
+        if (half)
+            unit_backward<half_t>(terms, neuron, k, l, u, valid, rows, grad_out, grad_x, room, part);
+        else
+            unit_backward<float>(terms, neuron, k, l, u, valid, rows, grad_out, grad_x, room, part);
     });
     for (int c = 0; c < l.channels; c++)
         for (size_t i = 0; i < sums; i++) {

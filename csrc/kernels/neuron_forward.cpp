@@ -35,9 +35,15 @@ long long neuron_forward(const Run& run, const std::vector<Term>& terms, const N
         rows.prepare(terms, l, u);
         float* x = x_scratch.get<float>(l.steps * n * lanes);
         bits_t* bits = bit_scratch.get<bits_t>(l.steps * n);
+        const bool half = rows.reads_half();
         for (int c = 0; c < l.channels; c++) {
-            rows.take_channel(c);
-            counts[index] += integrate(k, neuron.hard, l.steps, n, valid, rows.input(k, c, x), bits);
+            if (half) {
+                counts[index] +=
+                    integrate(k, neuron.hard, l.steps, n, valid, rows.input<half_t>(k, c, nullptr), bits);
+            } else {
+                rows.take_channel(c);
+                counts[index] += integrate(k, neuron.hard, l.steps, n, valid, rows.input<float>(k, c, x), bits);
+            }
             for (int t = 0; t < l.steps; t++) {
                 bits_t* to = static_cast<bits_t*>(out.data) + out.place(t, u.block, c, 0);
                 if (pooled)

@@ -63,20 +63,21 @@ struct Layout {
 };
 
 // The input current of one channel, gain·x + bias, at step t and place p; the steps of an array are `…_step`
-// elements apart.
+// elements apart. E: how currents are stored.
+enum class InputKind { One, Two, WithSpikes };
+template <class E>
 struct Input {
-    enum class Kind { One, Two, WithSpikes };
-    Kind kind = Kind::One;
-    const float *y = nullptr, *y2 = nullptr;
+    InputKind kind = InputKind::One;
+    const E *y = nullptr, *y2 = nullptr;
     size_t y_step = 0, y2_step = 0, spike_step = 0;
     float a = 0, a2 = 0, b = 0, gain = 0;
     const bits_t* spikes = nullptr;
 
-    template <Kind kind>
+    template <InputKind kind>
     NDSNN_INLINE vf at(const Input& in, int t, size_t p) {
         vf x = load(in.y + t * in.y_step + p * lanes) * in.a + in.b;
-        if constexpr (kind == Kind::Two) x += load(in.y2 + t * in.y2_step + p * lanes) * in.a2;
-        if constexpr (kind == Kind::WithSpikes) x += keep(splat(in.gain), in.spikes[t * in.spike_step + p]);
+        if constexpr (kind == InputKind::Two) x += load(in.y2 + t * in.y2_step + p * lanes) * in.a2;
+        if constexpr (kind == InputKind::WithSpikes) x += keep(splat(in.gain), in.spikes[t * in.spike_step + p]);
         return x;
     }
 };
@@ -103,7 +104,17 @@ public:
         }
     }
 
-    // To be called before a channel's rows are asked for: those of fp16 maps are made one channel at a time.
+    // Whether `input<half_t>` can read all currents where they are stored.
+    bool reads_half() const {
+        const std::vector<Term>& terms = *terms_;
+        const auto half = [](const Term& term) { return term.current && is_half(*term.current); };
+        return half(terms[0]) &&
+               (terms.size() == 1 ||
+                (terms.size() == 2 && (half(terms[1]) || (!terms[1].current && in_bits(terms[1])))));
+    }
+
+    // To be called before a channel's rows of floats are asked for: those of fp16 maps are made one channel at a
+    // time.
     void take_channel(int c) {
         for (size_t i = 0; i < terms_->size(); i++) {
             const Current* current = (*terms_)[i].current;
@@ -114,31 +125,51 @@ public:
         }
     }
 
-    // y of term i: step t (0 if it is the same at every step), channel c.
-    const float* row(size_t i, int t, int c) const {
-        const int step = (*terms_)[i].current->source.steps == 1 ? 0 : t;
-        return rows_[i].base + step * rows_[i].step_stride + c * rows_[i].channel_stride;
+    // y of term i: step t (0 if it is the same at every step), channel c; as it is stored, times `scale(i)`, where
+    // E is fp16.
+    template <class E>
+    const E* row(size_t i, int t, int c) const {
+        const Current& current = *(*terms_)[i].current;
+        const int step = current.source.steps == 1 ? 0 : t;
+        if constexpr (sizeof(E) == sizeof(half_t))
+            return static_cast<const E*>(current.stored.data) + place(current.stored, step, c) * lanes;
+        else
+            return rows_[i].base + step * rows_[i].step_stride + c * rows_[i].channel_stride;
+    }
+
+    // Elements between two steps of term i, 0 if it is the same at every step.
+    template <class E>
+    size_t step_of(size_t i) const {
+        const Current& current = *(*terms_)[i].current;
+        if (current.source.steps == 1) return 0;
+        return sizeof(E) == sizeof(half_t) ? current.stored.blocks * current.stored.plane() * lanes
+                                           : rows_[i].step_stride;
+    }
+
+    template <class E>
+    float scale(size_t i) const {
+        return sizeof(E) == sizeof(half_t) ? (*terms_)[i].current->stored_scale : 1;
     }
 
     // gain·x + bias of channel c over all steps, ready to be read place by place; `buffer` [t][n] is used where
-    // the terms are of no common kind.
-    Input input(const Constants& k, int c, float* buffer) const {
+    // the terms are of no common kind, which `reads_half` excludes.
+    template <class E>
+    Input<E> input(const Constants& k, int c, float* buffer) const {
         const std::vector<Term>& terms = *terms_;
-        const size_t n = static_cast<size_t>(unit_.rows) * layout_->width;
-        Input in;
+        Input<E> in;
         if (terms.size() <= 2 && terms[0].current &&
-            (terms.size() == 1 || terms[1].current || terms[1].map.kind == Kind::Spikes)) {
-            in.y = row(0, 0, c), in.y_step = step_of(0);
-            in.a = static_cast<float>(k.gain * terms[0].scale[c]);
+            (terms.size() == 1 || terms[1].current || in_bits(terms[1]))) {
+            in.y = row<E>(0, 0, c), in.y_step = step_of<E>(0);
+            in.a = static_cast<float>(k.gain * terms[0].scale[c]) / scale<E>(0);
             double b = k.gain * terms[0].shift[c] + k.bias;
             if (terms.size() == 2 && terms[1].current) {
-                in.kind = Input::Kind::Two;
-                in.y2 = row(1, 0, c), in.y2_step = step_of(1);
-                in.a2 = static_cast<float>(k.gain * terms[1].scale[c]);
+                in.kind = InputKind::Two;
+                in.y2 = row<E>(1, 0, c), in.y2_step = step_of<E>(1);
+                in.a2 = static_cast<float>(k.gain * terms[1].scale[c]) / scale<E>(1);
                 b += k.gain * terms[1].shift[c];
             } else if (terms.size() == 2) {
                 const Map& m = terms[1].map;
-                in.kind = Input::Kind::WithSpikes;
+                in.kind = InputKind::WithSpikes;
                 in.spikes = static_cast<const bits_t*>(m.data) + place(m, 0, c);
                 in.spike_step = m.steps == 1 ? 0 : m.blocks * m.plane();
                 in.gain = k.gain;
@@ -146,21 +177,22 @@ public:
             in.b = static_cast<float>(b);
             return in;
         }
-        for (int t = 0; t < layout_->steps; t++) {
-            float* x = buffer + t * n * lanes;
-            for (size_t i = 0; i < terms.size(); i++)
-                terms[i].current ? add_current(k, i, t, c, n, i == 0, x)
-                                 : add_map(k, terms[i].map, t, c, n, i == 0, x);
+        if constexpr (sizeof(E) == sizeof(float)) {
+            const size_t n = static_cast<size_t>(unit_.rows) * layout_->width;
+            for (int t = 0; t < layout_->steps; t++) {
+                float* x = buffer + t * n * lanes;
+                for (size_t i = 0; i < terms.size(); i++)
+                    terms[i].current ? add_current(k, i, t, c, n, i == 0, x)
+                                     : add_map(k, terms[i].map, t, c, n, i == 0, x);
+            }
+            in.y = buffer, in.y_step = n * lanes;
+            in.a = 1, in.b = 0;
         }
-        in.y = buffer, in.y_step = n * lanes;
-        in.a = 1, in.b = 0;
         return in;
     }
 
-    // Floats between two steps of term i, 0 if it is the same at every step.
-    size_t step_of(size_t i) const { return (*terms_)[i].current->source.steps == 1 ? 0 : rows_[i].step_stride; }
-
 private:
+    static bool in_bits(const Term& term) { return term.map.kind == Kind::Spikes; }
     static bool is_half(const Current& current) {
         return current.stored.data && current.stored.kind == Kind::Float16;
     }
@@ -196,7 +228,7 @@ private:
 
     void add_current(const Constants& k, size_t i, int t, int c, size_t n, bool first, float* x) const {
         const Term& term = (*terms_)[i];
-        const float* y = row(i, t, c);
+        const float* y = row<float>(i, t, c);
         const vf a = splat(static_cast<float>(k.gain * term.scale[c]));
         const vf b = splat(static_cast<float>(k.gain * term.shift[c] + (first ? k.bias : 0)));
         if (first)
@@ -236,14 +268,14 @@ inline std::vector<const Current*> computed(const std::vector<Term>& terms) {
 }
 
 // Spikes of n places to bits [t][n]; returns their number.
-template <bool hard, Input::Kind kind>
-long long integrate(const Constants& k, int steps, size_t n, bits_t valid, const Input& in, bits_t* bits) {
+template <bool hard, InputKind kind, class E>
+long long integrate(const Constants& k, int steps, size_t n, bits_t valid, const Input<E>& in, bits_t* bits) {
     const vf decay = splat(k.keep), threshold = splat(k.threshold), reset = splat(k.start);
     long long count = 0;
     for (size_t p = 0; p < n; p++) {
         vf v = reset;
         for (int t = 0; t < steps; t++) {
-            const vf h = v * decay + Input::at<kind>(in, t, p);
+            const vf h = v * decay + Input<E>::template at<kind>(in, t, p);
             const bits_t o = at_least(h, threshold) & valid;
             bits[t * n + p] = o;
             count += __builtin_popcount(o);
@@ -253,18 +285,19 @@ long long integrate(const Constants& k, int steps, size_t n, bits_t valid, const
     return count;
 }
 
-inline long long integrate(const Constants& k, bool hard, int steps, size_t n, bits_t valid, const Input& in,
-                           bits_t* bits) {
+template <class E>
+long long integrate(const Constants& k, bool hard, int steps, size_t n, bits_t valid, const Input<E>& in,
+                    bits_t* bits) {
     switch (in.kind) {
-        case Input::Kind::One:
-            return hard ? integrate<true, Input::Kind::One>(k, steps, n, valid, in, bits)
-                        : integrate<false, Input::Kind::One>(k, steps, n, valid, in, bits);
-        case Input::Kind::Two:
-            return hard ? integrate<true, Input::Kind::Two>(k, steps, n, valid, in, bits)
-                        : integrate<false, Input::Kind::Two>(k, steps, n, valid, in, bits);
+        case InputKind::One:
+            return hard ? integrate<true, InputKind::One>(k, steps, n, valid, in, bits)
+                        : integrate<false, InputKind::One>(k, steps, n, valid, in, bits);
+        case InputKind::Two:
+            return hard ? integrate<true, InputKind::Two>(k, steps, n, valid, in, bits)
+                        : integrate<false, InputKind::Two>(k, steps, n, valid, in, bits);
         default:
-            return hard ? integrate<true, Input::Kind::WithSpikes>(k, steps, n, valid, in, bits)
-                        : integrate<false, Input::Kind::WithSpikes>(k, steps, n, valid, in, bits);
+            return hard ? integrate<true, InputKind::WithSpikes>(k, steps, n, valid, in, bits)
+                        : integrate<false, InputKind::WithSpikes>(k, steps, n, valid, in, bits);
     }
 }
 
