@@ -65,8 +65,8 @@ DENSER_THAN_SPIKES = [
     Layer(inputs=9, outputs=20, size=(7, 70), density=0.5, rate=0.03, stride=2, steps=1),
     Layer(inputs=9, outputs=20, kernel=(5, 3), padding=(0, 1), size=(9, 40), density=0.5, rate=0.03, steps=1),
 ]
-"""For kernels that list spikes: channels past a vector, a group and a pass, kernels wider than the map, and rows of
-which only one fits at a time."""
+"""For kernels that list spikes: channels past a vector, a group and a pass, kernels wider than the map, and rows
+of which only one fits at a time."""
 
 GROUPS_OF_CHANNELS = [
     Layer(inputs=5, outputs=40, size=(6, 17), density=0.9, rate=0.7),
