@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 
 import ndsnn
+from ndsnn.sparse import sparse_layers
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Case:
             accelerated.zero_grad()
             ndsnn.losses.mean_step_cross_entropy(accelerated(x), y).backward()
 
-        return step, sum(p.numel() for p in accelerated.parameters() if p.dim() == 1 and p.numel() > 1000)
+        return step, sum(layer.nnz for layer in sparse_layers(accelerated))
 
 
 def measure(cases: list[Case], rounds: int) -> list[tuple[float, int]]:

@@ -6,6 +6,7 @@
 //   spikes  [step][block][channel][y][x]         one word per place, bit l = sample l of the block
 // Lanes past the last sample are 0 in spikes and in gradients.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -147,6 +148,9 @@ struct Run {
 // dL/dy = a[c]·dL/dx + b[c]·y + c[c]
 struct GradientAffine {
     const double *a, *b, *c;
+    bool needs_y(int channels) const {
+        return std::any_of(b, b + channels, [](double of_y) { return of_y != 0; });
+    }
 };
 
 // The kernels of one instruction set.

@@ -127,9 +127,7 @@ NDSNN_INLINE void store(half_t* p, vf x) {
 // Keeps an address in one register: gcc otherwise keeps one base for each offset from it, and spills them.
 template <class T>
 NDSNN_INLINE const T* held(const T* p) {
-#if defined(__GNUC__)
     asm("" : "+r"(p));
-#endif
     return p;
 }
 

@@ -224,7 +224,7 @@ template <int S, bool input, bool weights, class T, class G>
 void unit_rows(const BackwardProblem& p, GradientStrip& strip, const Unit& u, float* dw) {
     constexpr size_t per = sizeof(T) == sizeof(bits_t) ? 1 : lanes;
     const Map& s = p.current.source;
-    const size_t map = (static_cast<size_t>(u.step) * s.blocks + u.block) * s.plane();
+    const size_t map = s.place(u.step, u.block, 0, 0);
     const T* source = static_cast<const T*>(s.data) + map * per;
     G* out = input ? static_cast<G*>(p.grad_source->data) + map * lanes : nullptr;
     const int base = strip.advance(u.block, u.step, u.y0, u.rows);
@@ -302,7 +302,7 @@ void weights_by_spikes(const BackwardProblem& p, float* grad_values) {
 
 void synapse_backward(const Run& run, const Current& current, Connections& k, const Map& grad_x,
                       const GradientAffine& affine, const Map* grad_source, bool accumulate, float* grad_values) {
-    const bool needs_y = std::any_of(affine.b, affine.b + k.g.c_out, [](double b) { return b != 0; });
+    const bool needs_y = affine.needs_y(k.g.c_out);
     const ChosenKernels chosen(run, needs_y ? computed({&current}) : std::vector<const Current*>{});
     const BackwardWay way = backward_way(run, current, k, grad_source != nullptr);
     BackwardProblem p{run, current, k, k.g, grad_x, affine, grad_source, accumulate, needs_y, nullptr};

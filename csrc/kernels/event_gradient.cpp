@@ -118,8 +118,7 @@ void fill_block(const Problem& p, int b, int y0, int c0, int first, float* strip
         std::memset(end, 0, sizeof(float) * (row + row_size - end));
         const float* y_row = p.needs_y ? y.base + static_cast<size_t>(within) * g.out_w * lanes : nullptr;
         with_floats(p.grad_x, [&](auto* data) {
-            const size_t at =
-                (static_cast<size_t>(b) * p.grad_x.plane() + static_cast<size_t>(oy) * g.out_w) * lanes;
+            const size_t at = p.grad_x.place(step, block, 0, oy) * lanes;
             turn_row(p, data + at, y_row, y.channel_stride, c0, valid, row + tiling.left * place);
         });
     }
@@ -189,8 +188,7 @@ bool events_fit(const Geometry& g) { return Tiling(g).entries() < 65536 && 8 * g
 void event_weight_gradient(const Run& run, const Current& current, const Map& grad_x, const GradientAffine& affine,
                            int first_group, int groups, float* dense) {
     const Geometry& g = current.connections->g;
-    const bool needs_y = std::any_of(affine.b, affine.b + g.c_out, [](double b) { return b != 0; });
-    const Problem p{run, current, g, grad_x, affine, Tiling(g), needs_y};
+    const Problem p{run, current, g, grad_x, affine, Tiling(g), affine.needs_y(g.c_out)};
     const Tiling& tiling = p.tiling;
     const int blocks = grad_x.steps * grad_x.blocks;
     const size_t per_group = static_cast<size_t>(g.k_h) * g.k_w * g.c_in * group_channels,

@@ -87,6 +87,7 @@ struct Target {
     bool past_caches;
 };
 
+// fp16 rows take the way through the caches.
 template <bool past_caches>
 NDSNN_INLINE void write(float* to, vf y, float) {
     past_caches ? stream(to, y) : store(to, y);
@@ -135,10 +136,9 @@ void row_tiles(const Connections& k, const T* strip, size_t plane, int y, int x,
 template <int V, int S, class T, class Out>
 void row_of(const Connections& k, const T* strip, size_t plane, int y, const Target<Out>& target) {
     constexpr int widest = V == 1 ? 8 : V == 2 ? 4 : 2;
-    if (target.past_caches)
-        row_tiles<V, widest, S, true>(k, strip, plane, y, 0, target);
-    else
-        row_tiles<V, widest, S, false>(k, strip, plane, y, 0, target);
+    if constexpr (sizeof(Out) == sizeof(float))
+        if (target.past_caches) return row_tiles<V, widest, S, true>(k, strip, plane, y, 0, target);
+    row_tiles<V, widest, S, false>(k, strip, plane, y, 0, target);
 }
 
 template <int S, class T, class Out>
@@ -188,7 +188,7 @@ void compute_rows(const Current& current, const Part& part, Out* into, size_t st
                   float* sums, bool past_caches) {
     const Map& s = current.source;
     const size_t per = s.kind == Kind::Spikes ? 1 : lanes, step_size = s.blocks * s.plane() * per;
-    const size_t at = (static_cast<size_t>(part.t0) * s.blocks + part.block) * s.plane() * per;
+    const size_t at = s.place(part.t0, part.block, 0, 0) * per;
     const Target<Out> target{part.c0,    part.c1, into, step_stride, channel_stride, sums, current.stored_scale,
                              past_caches};
     if (current.dense_weights)
@@ -212,8 +212,7 @@ Rows get_rows(const Current& current, const Part& part, float* buffer) {
         return {buffer, step_stride, channel_stride};
     }
     const size_t channel_size = static_cast<size_t>(g.out_h) * row, step_size = m.blocks * m.plane() * lanes;
-    const size_t at = (static_cast<size_t>(part.t0) * m.blocks + part.block) * m.plane() * lanes +
-                      part.c0 * channel_size + part.y0 * row;
+    const size_t at = m.place(part.t0, part.block, part.c0, part.y0) * lanes;
     if (m.kind == Kind::Float32) return {static_cast<const float*>(m.data) + at, step_size, channel_size};
     const half_t* from = static_cast<const half_t*>(m.data) + at;
     for (int t = 0; t < part.steps; t++)
@@ -231,7 +230,8 @@ void statistics(const Run& run, const Current& current, double* sum, double* sum
     const ChosenKernels chosen(run, {&current});
     const int strips = ceil_div(g.out_h, k.forward_rows), units = s.blocks * strips;
     const size_t row = static_cast<size_t>(g.out_w) * lanes;
-    const bool past_caches = m.data && m.places() * lanes * sizeof(float) >= streamed_bytes;
+    const bool past_caches =
+        m.data && m.kind == Kind::Float32 && m.places() * lanes * sizeof(float) >= streamed_bytes;
     std::vector<double> parts(static_cast<size_t>(units) * g.c_out * 2);
     parallel(run.threads, units, [&](int unit) {
         thread_local Scratch sum_scratch, row_scratch;

@@ -168,11 +168,11 @@ class NativeBackend:
         a, b, c = gradient_affine
         before = grad_x.scale or 1.0
         if dense is not None:
-            self._stream_dense(current, grad_x, (_vector(a / before), _vector(b), _vector(c)), dense)
+            self._stream_dense(current, grad_x, (_scaled(a, 1 / before), _vector(b), _vector(c)), dense)
         behind = before
         if grad_source is not None and self._is_half(grad_source):
             behind = (grad_source.scale or 1.0) if accumulate else self._scale_behind(current, grad_x, a)
-        affine = _vector(a * (behind / before)), _vector(b * behind), _vector(c * behind)
+        affine = [_scaled(part, by) for part, by in ((a, behind / before), (b, behind), (c, behind))]
         values = torch.empty(current.connections.nnz)
         self._engine.synapse_backward(current, grad_x, *affine, grad_source, accumulate, values.numpy())
         if grad_source is not None:
@@ -280,6 +280,10 @@ def _scale_for(rms: float) -> float:
 
 def _sizes(shape: MapShape) -> tuple[int, int, int, int]:
     return shape.steps, shape.channels, shape.height, shape.width
+
+
+def _scaled(values: Tensor, factor: float) -> Any:
+    return _vector(values if factor == 1 else values * factor)
 
 
 def _vector(values: Tensor) -> Any:

@@ -200,8 +200,8 @@ class LayerBench:
             for term in node.terms
         )
         forward = Traffic(0, read, self.maps.nbytes(fired, Role.SPIKES))
-        back = self.maps.nbytes(fired, Role.GRADIENT), self.maps.nbytes(integrated, Role.GRADIENT)
-        backward = Traffic(0, read + back[0], back[1])
+        read_back = read + self.maps.nbytes(fired, Role.GRADIENT)
+        backward = Traffic(0, read_back, self.maps.nbytes(integrated, Role.GRADIENT))
         how = node.parameters, node.pool
         return (
             {"neuron": node.path}
