@@ -66,7 +66,7 @@ void group_backward(Connections& k) {
     const int places = g.width >= 8 ? 8 : g.width >= 4 ? 4 : g.width >= 2 ? 2 : 1;
     const double per_channel = k.density() * g.k_h * g.k_w / (g.stride * g.stride);
     const int fit = std::max<int>(1, first_level_bytes / (k.taps * (places + g.k_w - 1) * 32));
-    const int needed = static_cast<int>(std::ceil(160 / places / std::max(per_channel, 1e-9)));
+    const int needed = static_cast<int>(std::ceil(240 / places / std::max(per_channel, 1e-9)));
     k.backward_group = needed > 2 * fit ? g.c_out : std::min(g.c_out, std::max(fit, needed));
     k.backward_groups = (g.c_out + k.backward_group - 1) / k.backward_group;
 }
@@ -76,11 +76,11 @@ float value_of(const Connections& k, int32_t i) { return k.values ? k.values[i] 
 // Counting sort by key: begin[key] and the place of each weight; weights of one key stay in the order of their
 // positions.
 template <class Key>
-std::vector<int32_t> sort_by(size_t nnz, size_t keys, std::vector<int32_t>& begin, Key key) {
+List<int32_t> sort_by(size_t nnz, size_t keys, List<int32_t>& begin, Key key) {
     begin.assign(keys + 1, 0);
     for (size_t i = 0; i < nnz; i++) begin[key(i) + 1]++;
     for (size_t i = 0; i < keys; i++) begin[i + 1] += begin[i];
-    std::vector<int32_t> next(begin.begin(), begin.end() - 1), order(nnz);
+    List<int32_t> next(begin.begin(), begin.end() - 1), order(nnz);
     for (size_t i = 0; i < nnz; i++) order[next[key(i)]++] = static_cast<int32_t>(i);
     return order;
 }

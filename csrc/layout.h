@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "pages.h"
+
 namespace ndsnn {
 
 enum class Kind : int { Spikes, Float32, Float16 };
@@ -50,8 +52,7 @@ struct Geometry {
 struct Connections {
     Geometry g{};
     size_t nnz = 0;
-    std::vector<int32_t>
-        positions;  // ascending flat positions in [c_out, c_in, k_h, k_w]; empty where all are alive
+    List<int32_t> positions;  // ascending flat positions in [c_out, c_in, k_h, k_w]; empty where all are alive
     const float* values = nullptr;       // in the order of their positions; whoever sets them keeps them alive
     std::vector<int64_t> channel_begin;  // first alive weight of each output channel, and nnz
     float largest_sum = -1;              // of |w| over a channel: no y of spikes is larger; -1 if not known
@@ -59,8 +60,8 @@ struct Connections {
     // Forward: by output channel, then ky. The operand is a strip [c_in][strip_rows][pitch] of input rows; a row's
     // right padding is the left padding of the row after it. forward_begin has c_out·k_h + 1 entries.
     int forward_rows = 1, strip_rows = 0, pitch = 0, left = 0;
-    std::vector<Entry> forward;
-    std::vector<int32_t> forward_begin, forward_value;
+    List<Entry> forward;
+    List<int32_t> forward_begin, forward_value;
 
     // Backward: by group of output channels, input channel, column class (x mod stride), row class (ky mod
     // stride), then ky. The operand is a strip [c_out][grad_rows][grad_pitch] of rows of dL/dy. backward_begin has
@@ -68,8 +69,8 @@ struct Connections {
     // index of ky in its class, plus one at the end.
     int backward_rows = 1, grad_rows = 0, grad_pitch = 0, grad_left = 0, taps = 1;
     int backward_groups = 1, backward_group = 1;
-    std::vector<Entry> backward;
-    std::vector<int32_t> backward_begin, backward_value;
+    List<Entry> backward;
+    List<int32_t> backward_begin, backward_value;
 
     uint32_t position(size_t i) const { return positions.empty() ? static_cast<uint32_t>(i) : positions[i]; }
     double density() const {

@@ -4,6 +4,7 @@
 // Work goes down the rows of a block; a strip holds the rows of dL/dy the present rows need, made from dL/dx and y
 // on first use (the backward pass of the norm), so that dL/dy is never stored as a map.
 #include <algorithm>
+#include <cstring>
 
 #include "../connections.h"
 #include "choice.h"
@@ -265,6 +266,7 @@ void run_slots(const BackwardProblem& p, int slots, float* partial) {
     parallel(p.run.threads, slots, [&](int slot) {
         GradientStrip strip(p);
         float* dw = weights ? partial + slot_size(p.k) * slot : nullptr;
+        if (weights) std::memset(dw, 0, sizeof(float) * slot_size(p.k));
         const int first = static_cast<int>(static_cast<int64_t>(blocks) * slot / slots);
         const int last = static_cast<int>(static_cast<int64_t>(blocks) * (slot + 1) / slots);
         for (int unit = first * strips; unit < last * strips; unit++) {
@@ -280,8 +282,9 @@ void run_slots(const BackwardProblem& p, int slots, float* partial) {
 
 void fused(const BackwardProblem& p, float* grad_values) {
     const int slots = slots_of(p.k, p.current.source.steps * p.current.source.blocks);
-    std::vector<float> partial(slot_size(p.k) * slots);
-    run_slots<true>(p, slots, partial.data());
+    Temporary partial_sums(slot_size(p.k) * slots);
+    const float* partial = partial_sums.get();
+    run_slots<true>(p, slots, partial_sums.get());
     for (size_t i = 0; i < p.k.nnz; i++) {
         float total = partial[i];
         for (int slot = 1; slot < slots; slot++) total += partial[slot_size(p.k) * slot + i];

@@ -21,7 +21,6 @@ int dense_gradient_channels() { return group_channels; }
 
 void dense_gradient(const Run& run, const Current& current, const Map& grad_x, const GradientAffine& affine,
                     int first, int channels, float* gradient) {
-    thread_local Scratch scratch;
     const Geometry& g = current.connections->g;
     const size_t taps = static_cast<size_t>(g.k_h) * g.k_w, size = g.c_in * taps;
     if (current.source.kind != Kind::Spikes || !events_fit(g)) {
@@ -32,8 +31,9 @@ void dense_gradient(const Run& run, const Current& current, const Map& grad_x, c
     }
     const ChosenKernels chosen(run, computed({&current}));
     const int groups = ceil_div(channels, group_channels);
-    float* dense = scratch.get<float>(groups * size * group_channels);
-    event_weight_gradient(run, current, grad_x, affine, first / group_channels, groups, dense);
+    Temporary sums(groups * size * group_channels);
+    const float* dense = sums.get();
+    event_weight_gradient(run, current, grad_x, affine, first / group_channels, groups, sums.get());
     parallel(run.threads, channels, [&](int c) {
         const float* from = dense + c / group_channels * size * group_channels + c % group_channels;
         for (int ci = 0; ci < g.c_in; ci++)

@@ -1,8 +1,7 @@
 // Memory a thread keeps between kernels, and the parallel loop they all use.
 #pragma once
-#include <cstdlib>
+#include <array>
 #include <exception>
-#include <new>
 
 #include "../layout.h"
 #include "../simd.h"
@@ -15,16 +14,16 @@ public:
     Scratch() = default;
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
-    ~Scratch() { std::free(data_); }
+    ~Scratch() { release(data_, size_); }
 
     template <class T>
     T* get(size_t count) {
         const size_t bytes = (count * sizeof(T) + 255) / 64 * 64;
         if (bytes > size_) {
-            std::free(data_);
+            release(data_, size_);
+            data_ = nullptr;
             size_ = 0;
-            data_ = std::aligned_alloc(64, bytes);
-            if (!data_) throw std::bad_alloc();
+            data_ = allocate(bytes);
             size_ = bytes;
         }
         return static_cast<T*>(data_);
@@ -35,19 +34,29 @@ private:
     size_t size_ = 0;
 };
 
-// Aligned memory for as long as a kernel runs, for what is too large to be kept by every thread.
+// Aligned memory for as long as a kernel runs, not initialised. A thread has few of them at a time and gives the
+// same memory to one after another.
 class Temporary {
 public:
-    explicit Temporary(size_t floats) : data_(std::aligned_alloc(64, (floats * sizeof(float) + 127) / 64 * 64)) {
-        if (!data_) throw std::bad_alloc();
+    explicit Temporary(size_t floats) : data_(stack().buffers.at(stack().used).get<float>(floats)) {
+        stack().used++;
     }
     Temporary(const Temporary&) = delete;
     Temporary& operator=(const Temporary&) = delete;
-    ~Temporary() { std::free(data_); }
-    float* get() { return static_cast<float*>(data_); }
+    ~Temporary() { stack().used--; }
+    float* get() { return data_; }
 
 private:
-    void* data_;
+    struct Stack {
+        std::array<Scratch, 2> buffers;
+        size_t used = 0;
+    };
+    static Stack& stack() {
+        thread_local Stack own;
+        return own;
+    }
+
+    float* data_;
 };
 
 // body(unit) for 0 ≤ unit < units, in any order on any thread: whatever it reduces must be kept per unit. The
