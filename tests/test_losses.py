@@ -42,6 +42,20 @@ def test_losses_by_hand():
     assert smoothed.item() == pytest.approx(0.75 * math.log(4 / 3) + 0.25 * math.log(4))
 
 
+def test_tet_pulls_the_logits_of_every_step_towards_the_level(logits, labels):
+    # One sample, two steps, two classes: CE = log 4/3 and log 4; squares (log 3 − 1)² + 1 and (log 3 + 1)² + 1.
+    third = math.log(3)
+    logits_by_hand = torch.tensor([[[third, 0.0]], [[-third, 0.0]]])
+    squares = ((third - 1) ** 2 + 1 + (third + 1) ** 2 + 1) / 4
+    expected = 0.9 * (math.log(4 / 3) + math.log(4)) / 2 + 0.1 * squares
+    loss = losses.temporal_efficient_training(logits_by_hand, torch.tensor([0]), weight=0.1)
+    assert loss.item() == pytest.approx(expected)
+    plain = losses.mean_step_cross_entropy(logits, labels)
+    assert losses.temporal_efficient_training(logits, labels, weight=0.0).item() == pytest.approx(plain.item())
+    level = (logits - 0.5).square().mean().item()
+    assert losses.temporal_efficient_training(logits, labels, weight=1.0, level=0.5).item() == pytest.approx(level)
+
+
 def test_predict_sums_the_steps():
     # Sums (1.0, 0.95, 1.8) and (2.0, 0.5, 1.0): neither the first nor the last step decides alone.
     logits = torch.tensor([[[1.0, 0.0, 0.9], [2.0, 0.0, 1.0]], [[0.0, 0.95, 0.9], [0.0, 0.5, 0.0]]])
@@ -58,7 +72,8 @@ def test_gradient_is_that_of_the_definition(logits, labels):
 def test_names():
     assert losses.LOSSES["mean_step"] is losses.mean_step_cross_entropy
     assert losses.LOSSES["mean_logits"] is losses.cross_entropy_of_mean_logits
-    assert len(losses.LOSSES) == 2
+    assert losses.LOSSES["tet"] is losses.temporal_efficient_training
+    assert len(losses.LOSSES) == 3
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES.values())

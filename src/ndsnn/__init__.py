@@ -18,13 +18,16 @@ from ndsnn.engine import Accelerated, accelerate
 from ndsnn.errors import NdsnnError
 from ndsnn.neurons import LIF, LIFParameters, lif
 from ndsnn.sparse.methods import (
+    ADMM,
     DSTEE,
     GMP,
+    LTH,
     NDSNN,
     SET,
     ConstantSparsity,
     Dense,
     GraNet,
+    RandomNDSNN,
     RigL,
     SparseTraining,
     Static,
@@ -36,9 +39,11 @@ from ndsnn.sparse.storage import load, save
 __version__ = version("ndsnn")
 
 __all__ = [
+    "ADMM",
     "DSTEE",
     "GMP",
     "LIF",
+    "LTH",
     "NDSNN",
     "SET",
     "Accelerated",
@@ -47,6 +52,7 @@ __all__ = [
     "GraNet",
     "LIFParameters",
     "NdsnnError",
+    "RandomNDSNN",
     "RigL",
     "SparseTraining",
     "Static",

@@ -64,7 +64,8 @@ class MethodConfig:
     """How the network is made sparse; a null takes the method's own default.
 
     Args:
-        name: "ndsnn", "set", "rigl", "static", "gmp", "granet", "dst-ee" or "dense", or package.module:Class.
+        name: "ndsnn", "ndsnn-random", "set", "rigl", "static", "gmp", "granet", "dst-ee", "lth", "admm" or
+            "dense", or package.module:Class.
         initial_sparsity: θi at the start; null: 0.7 for ndsnn, 0 for gmp and granet, θf for the others.
         final_sparsity: θf at the end; null: 0.95, and 0 for dense.
         distribution: Spread over layers: "erk", "er" or "uniform".
@@ -107,7 +108,8 @@ class TrainConfig:
         lr_schedule: Cosine to 0 per epoch, or constant.
         momentum: Of sgd.
         weight_decay: L2 penalty (decoupled for adamw).
-        loss: Mean over steps of the cross-entropy, or cross-entropy of the mean logits.
+        loss: Mean over steps of the cross-entropy, cross-entropy of the mean logits, or "tet": the first, and all
+            logits pulled towards 1.
         seed: Seed of initial weights, topology, order of images and augmentation.
         engine: What computes: "native" kernels that make every zero count, "reference" for plain PyTorch on masked
             weights, or "auto" for native where this network and machine have it.
@@ -134,7 +136,7 @@ class TrainConfig:
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    loss: Literal["mean_step", "mean_logits"] = "mean_step"
+    loss: Literal["mean_step", "mean_logits", "tet"] = "mean_step"
     seed: int = 0
     engine: Literal["auto", "reference", "native"] = "auto"
     memory: Literal["auto", "store", "recompute"] = "auto"

@@ -58,6 +58,31 @@ def cross_entropy_of_mean_logits(logits_tnk: Tensor, y: Tensor, label_smoothing:
     return functional.cross_entropy(logits_tnk.mean(0), y, label_smoothing=label_smoothing)
 
 
+def temporal_efficient_training(
+    logits_tnk: Tensor, y: Tensor, label_smoothing: float = 0.0, weight: float = 0.05, level: float = 1.0
+) -> Tensor:
+    """Cross-entropy of every step, and a pull of all logits towards one level: (1/T) Σ_t [(1 − λ)·CE_t + λ·MSE_t].
+
+    CE_t = CE(logits[t], y) and MSE_t = mean((logits[t] − φ)²), which keeps single steps from running away (Deng et
+    al., "Temporal Efficient Training of Spiking Neural Network via Gradient Re-weighting", ICLR 2022).
+
+    Args:
+        logits_tnk: Logits of every step, [T, N, classes].
+        y: Class numbers, [N], int64.
+        label_smoothing: Share of each target spread evenly over all classes, 0 to 1.
+        weight: λ, 0 to 1; 0 gives `mean_step_cross_entropy`.
+        level: φ; the authors take the threshold of the neurons.
+
+    Returns:
+        The loss, averaged over steps and samples, a scalar.
+
+    Raises:
+        ShapeError: The logits are not [T, N, classes] or the labels not [N].
+    """
+    cross_entropy = mean_step_cross_entropy(logits_tnk, y, label_smoothing)
+    return (1 - weight) * cross_entropy + weight * (logits_tnk - level).square().mean()
+
+
 def predict(logits_tnk: Tensor) -> Tensor:
     """Return the predicted classes argmax_k Σ_t logits[t, n, k].
 
@@ -75,6 +100,10 @@ def predict(logits_tnk: Tensor) -> Tensor:
 
 
 LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
-    {"mean_step": mean_step_cross_entropy, "mean_logits": cross_entropy_of_mean_logits}
+    {
+        "mean_step": mean_step_cross_entropy,
+        "mean_logits": cross_entropy_of_mean_logits,
+        "tet": temporal_efficient_training,
+    }
 )
 """All losses by name, each `(logits_tnk, y, label_smoothing=0.0) -> scalar`."""

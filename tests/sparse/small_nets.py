@@ -8,12 +8,13 @@ from torch import nn
 from ndsnn.sparse.methods import methods
 from ndsnn.sparse.sparsify import sparsify
 
-START_DENSE = {"gmp", "granet", "dense"}
+START_DENSE = {"gmp", "granet", "dense", "admm"}
 CONSTANT = {"set", "rigl", "static", "dst-ee", "dense"}
 NO_ROUNDS = {"static", "dense"}
-NO_GROWTH = {"gmp", *NO_ROUNDS}
+PRUNE_ONLY = {"gmp", "admm"}
+NO_GROWTH = {*PRUNE_ONLY, *NO_ROUNDS}
 BY_GRADIENT = ("ndsnn", "rigl", "granet", "dst-ee")
-ALL = tuple(methods)
+ALL = tuple(name for name in methods if name != "lth")  # whose rounds the loop calls: see test_lth.py
 DYNAMIC = tuple(name for name in ALL if name not in NO_ROUNDS)
 
 
@@ -123,6 +124,7 @@ def snapshot(net, optimizer, method):
         if isinstance(value, torch.Tensor)
     ]
     counters = [c.clone() for c in getattr(method, "times_active", {}).values()]
+    counters += [v for by_layer in method.records.state_dict().values() for v in by_layer.values()]
     return [
         *(p.detach().clone() for p in net.parameters()),
         *momenta,

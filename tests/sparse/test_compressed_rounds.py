@@ -5,7 +5,17 @@ import torch
 from compressed_nets import SHAPES, both, conv_net, gradients_of, require_same, step_of_both
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_nets import ALL, BY_GRADIENT, DYNAMIC, batch, optimizer_of
+from small_nets import (
+    ALL,
+    BY_GRADIENT,
+    DYNAMIC,
+    NO_GROWTH,
+    NO_ROUNDS,
+    PRUNE_ONLY,
+    START_DENSE,
+    batch,
+    optimizer_of,
+)
 from torch import nn
 
 from ndsnn.errors import NonFiniteError, NotSparsifiedError, SparsityError
@@ -18,13 +28,13 @@ from ndsnn.sparse.sparsify import sparsify, sparsity, to_dense
 @pytest.mark.parametrize("regrow", [False, True])
 @pytest.mark.parametrize("name", ALL)
 def test_every_step_of_a_schedule(name, regrow, kind):
-    takes = regrow and name not in ("gmp", "static", "dense")
+    takes = regrow and name not in NO_GROWTH
     masked, compressed = both(name, kind=kind, **({"regrow_dropped": True} if takes else {}))
     updates = 0
     for step in range(14):
         updates += step_of_both(masked, compressed, gradients_of(step), channels=1) is not None
         require_same(masked, compressed)
-    assert updates == len(masked[2].rounds) == (0 if name in ("static", "dense") else 5)
+    assert updates == len(masked[2].rounds) == (0 if name in NO_ROUNDS else 5)
     assert sparsity(compressed[0]) == pytest.approx(0.0 if name == "dense" else 0.9, abs=0.005)
 
 
@@ -42,7 +52,7 @@ def test_every_step_of_a_schedule(name, regrow, kind):
 def test_any_run(name, seed, initial, death, regrow, levels, channels, kind):
     """Ties, silent layers, all death ratios, pieces of any size."""
     choices = {}
-    if name != "gmp":
+    if name not in PRUNE_ONLY:
         choices = {"death_ratio": max(death), "min_death_ratio": min(death), "regrow_dropped": regrow}
     masked, compressed = both(name, seed=seed, initial=initial, kind=kind, total=8, **choices)
     for step in range(8):
@@ -56,13 +66,13 @@ def test_training_through_forward(name):
     runs = []
     for form in ("masked", "compressed"):
         net = conv_net()
-        if name not in ("gmp", "granet", "dense"):
+        if name not in START_DENSE:
             at = 0.5 if name == "ndsnn" else 0.8
             sparsify(net, at, generator=torch.Generator().manual_seed(0))
         if form == "compressed":
             compress(net)
         optimizer = optimizer_of(net)
-        keywords = {} if name in ("static", "dense") else {"update_every": 3}
+        keywords = {} if name in NO_ROUNDS else {"update_every": 3}
         method = methods[name](net, optimizer, 0.0 if name == "dense" else 0.8, 16, **keywords)
         losses = []
         for step in range(16):

@@ -153,7 +153,9 @@ def test_rigl_may_bring_back_the_dead():
 def test_set(monkeypatch):
     """As RigL, but the places with the largest random number are born: 8 (0.8) and 11 (0.6)."""
     numbers = torch.tensor([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.1, 0.2, 0.8, 0.3, 0.4, 0.6], dtype=torch.float64)
-    monkeypatch.setattr("ndsnn.sparse.methods.set.random_scores", lambda key, positions: numbers[positions])
+    monkeypatch.setattr(
+        "ndsnn.sparse.methods.random_growth.random_scores", lambda key, positions: numbers[positions]
+    )
     net, optimizer, method = single(
         "set", RIGL_WEIGHTS, range(6), 0.5, 1, death_ratio=1 / 3, min_death_ratio=1 / 3
     )
@@ -164,7 +166,9 @@ def test_set(monkeypatch):
 def test_set_may_bring_back_the_dead(monkeypatch):
     """The candidates are 0, 1 and 6 … 11; the largest numbers are those of 1 (0.95) and 0 (0.9)."""
     numbers = torch.tensor([0.9, 0.95, 1, 1, 1, 1, 0.1, 0.2, 0.8, 0.3, 0.4, 0.6], dtype=torch.float64)
-    monkeypatch.setattr("ndsnn.sparse.methods.set.random_scores", lambda key, positions: numbers[positions])
+    monkeypatch.setattr(
+        "ndsnn.sparse.methods.random_growth.random_scores", lambda key, positions: numbers[positions]
+    )
     net, optimizer, method = single(
         "set", RIGL_WEIGHTS, range(6), 0.5, 1, death_ratio=1 / 3, min_death_ratio=1 / 3, regrow_dropped=True
     )

@@ -10,6 +10,7 @@ from small_nets import (
     CONSTANT,
     DYNAMIC,
     NO_GROWTH,
+    PRUNE_ONLY,
     START_DENSE,
     batch,
     conv_net,
@@ -63,7 +64,7 @@ def random_gradients(step, seed=0, levels=None):
 @settings(max_examples=25, deadline=None)
 def test_every_round(name, seed, initial, final, death, every, regrow, levels, kind):
     choices = {"update_every": every, "start": seed % 3}
-    if name != "gmp":
+    if name not in PRUNE_ONLY:
         choices |= {"death_ratio": max(death), "min_death_ratio": min(death), "regrow_dropped": regrow}
     torch.manual_seed(seed)
     net, optimizer, method = start(
@@ -402,7 +403,7 @@ def test_a_missing_gradient_is_an_error_that_names_the_layer(name):
 
 
 def test_methods_without_gradient_need_no_backward():
-    for name in ("set", "gmp"):
+    for name in ("set", "gmp", "admm"):
         _, _, method = start(name)
         assert [method.step() is None for _ in range(3)] == [True, True, False]
 
@@ -470,9 +471,9 @@ def test_dense_layers_stay_dense(name):
     """Where the exchange may bring back the dead, too."""
     net = conv_net()
     optimizer = optimizer_of(net)
-    start_at = {"gmp": 0.0, "granet": 0.3, "ndsnn": 0.3}.get(name, 0.8)
+    start_at = {"gmp": 0.0, "admm": 0.0, "granet": 0.3, "ndsnn": 0.3}.get(name, 0.8)
     sparsify(net, start_at, dense_layers=["0"])
-    extra = {} if name == "gmp" else {"regrow_dropped": True}
+    extra = {} if name in PRUNE_ONLY else {"regrow_dropped": True}
     method = methods[name](net, optimizer, 0.8, 12, update_every=2, **extra)
     for step in range(12):
         if update := train_step(net, optimizer, method, step):

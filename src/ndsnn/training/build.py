@@ -15,9 +15,12 @@ from ndsnn import data, models
 from ndsnn.config import DEFAULT_FINAL_SPARSITY, MethodConfig, ModelConfig, TrainConfig
 from ndsnn.errors import ConfigError, SparsityError, unknown_name
 from ndsnn.sparse.distributions import check_sparsity
-from ndsnn.sparse.methods import ConstantSparsity, Dense, SparseTraining, accepted_settings, methods
+from ndsnn.sparse.methods import LTH, ConstantSparsity, Dense, SparseTraining, accepted_settings, methods
 from ndsnn.sparse.sparsify import sparsify
 from ndsnn.training.acceleration import Engine, put_on_engine
+from ndsnn.training.lottery.plan import SETTINGS as LOTTERY_SETTINGS
+from ndsnn.training.lottery.plan import LotteryPlan, plan_lottery
+from ndsnn.training.timeline import OneRound, Timeline
 
 DEMO_LAYERS: tuple[int | str, ...] = (32, "M", 64, "M", 128, "M")
 """Layers of model "vgg" unless told otherwise: small enough for a CPU and 16×16 images."""
@@ -36,6 +39,7 @@ class Parts:
         optimizer: Of all its parameters.
         method: Of its topology.
         steps_per_epoch: Optimizer steps per epoch.
+        timeline: Its epochs.
     """
 
     data: data.ImageData
@@ -44,6 +48,7 @@ class Parts:
     optimizer: torch.optim.Optimizer
     method: SparseTraining
     steps_per_epoch: int
+    timeline: Timeline
 
 
 def build(config: TrainConfig) -> Parts:
@@ -63,11 +68,27 @@ def build(config: TrainConfig) -> Parts:
     optimizer = build_optimizer(config, net)
     steps_per_epoch = data.num_batches(len(images.train), config.batch_size)
     settings = method_settings(config, method_class)
+    timeline = plan_epochs(config)
+    if isinstance(timeline, LotteryPlan):
+        settings = timeline.method_settings(steps_per_epoch)
     try:
-        method = method_class(net, optimizer, final, steps_per_epoch * config.epochs, **settings)
+        method = method_class(net, optimizer, final, steps_per_epoch * timeline.place(0).length, **settings)
     except TypeError as error:
         raise ConfigError(f"a setting of method {config.method.name} is of the wrong type: {error}") from error
-    return Parts(images, net, engine, optimizer, method, steps_per_epoch)
+    return Parts(images, net, engine, optimizer, method, steps_per_epoch, timeline)
+
+
+def plan_epochs(config: TrainConfig) -> Timeline:
+    """Return the epochs of a run: as many as were asked for, or the rounds of a lottery-ticket run.
+
+    Raises:
+        NdsnnError: A setting of the rounds is unknown or out of range.
+    """
+    method = resolve_method(config.method.name)
+    if not issubclass(method, LTH):
+        return OneRound(config.epochs)
+    _, final = resolve_sparsities(config.method, method)
+    return plan_lottery(config.epochs, final, method_settings(config, method))
 
 
 def load_data(config: TrainConfig) -> data.ImageData:
@@ -180,7 +201,7 @@ def method_settings(config: TrainConfig, method: type[SparseTraining]) -> dict[s
         name: value for name in COMMON_SETTINGS if (value := getattr(config.method, name)) is not None
     }
     given |= config.method.settings
-    accepted = accepted_settings(method)
+    accepted = LOTTERY_SETTINGS if issubclass(method, LTH) else accepted_settings(method)
     for name in given:
         if name not in accepted:
             if not accepted:

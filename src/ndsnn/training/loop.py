@@ -25,13 +25,13 @@ from ndsnn.sparse.storage import load, save
 from ndsnn.training import checkpoint as checkpoints
 from ndsnn.training.activity import ActivityMeter
 from ndsnn.training.build import Parts
-from ndsnn.training.costs import peak_memory_mb, relative_training_cost
+from ndsnn.training.costs import relative_training_cost
 from ndsnn.training.display import Display
 from ndsnn.training.evaluate import Evaluation, evaluate
 from ndsnn.training.progress import Progress
 from ndsnn.training.run_directory import METRICS, TOPOLOGY, RunDirectory
 from ndsnn.training.signals import RunInterrupted, StopRequest, stop_signals
-from ndsnn.training.summary import layer_table, summarise
+from ndsnn.training.summary import Tested, epoch_row, layer_table, summarise
 from ndsnn.training.tracking import Tracker
 
 
@@ -58,7 +58,8 @@ class Trainer:
         self.images, self.net, self.engine = parts.data, parts.net, parts.engine
         self.optimizer, self.method = parts.optimizer, parts.method
         self.steps_per_epoch = parts.steps_per_epoch
-        self.total_steps = parts.steps_per_epoch * config.epochs
+        self.timeline = parts.timeline
+        self.total_steps = parts.steps_per_epoch * self.timeline.epochs
         self.criterion: Callable[[Tensor, Tensor], Tensor] = LOSSES[config.loss]
         self.augmentation = self._augmentation()
         self.meter = ActivityMeter(self.net)
@@ -81,14 +82,14 @@ class Trainer:
         with (
             stop_signals() as self._stop,
             Tracker(self.run.path, self.config.tensorboard, self.progress.step) as tracker,
-            Display(self.console, self.config.epochs, self.total_steps, self.progress.step) as display,
+            Display(self.console, self.timeline.epochs, self.total_steps, self.progress.step) as display,
         ):
-            while self.progress.epoch < self.config.epochs:
+            while self._epochs_left(display):
                 self._train_epoch(display)
                 row = self._finish_epoch()
                 display.epoch(row, self._time_left())
                 tracker.epoch(row)
-            return self._test()
+            return self._finish()
 
     def resume(self) -> str:
         """Continue from the newest good checkpoint; rows written after it are taken back.
@@ -122,9 +123,13 @@ class Trainer:
             note = f"{'; '.join(found.skipped)}; falling back to the previous good checkpoint. {note}"
         return note
 
+    def _epochs_left(self, display: Display) -> bool:
+        """Say whether an epoch is to be trained; asked before each one."""
+        return self.progress.epoch < self.timeline.epochs
+
     def _train_epoch(self, display: Display) -> None:
         progress, total = self.progress, self.steps_per_epoch
-        self._set_learning_rate(progress.epoch)
+        self._set_learning_rate()
         begin = time.perf_counter() - progress.epoch_seconds
         for x, y in self._training_batches():
             loss, correct = self._step(x, y)
@@ -193,7 +198,7 @@ class Trainer:
         row = self._epoch_row(result)
         self.run.append(METRICS, [row])
         progress.epoch += 1
-        if self.method.at_final_sparsity and result.accuracy > progress.best_val_accuracy:
+        if self._may_be_best and result.accuracy > progress.best_val_accuracy:
             progress.best_epoch, progress.best_val_accuracy = progress.epoch, result.accuracy
             notes = {"epoch": progress.epoch, "val_accuracy": result.accuracy, "layers": self.layers}
             save(self.net, self.run.best(progress.epoch), notes)
@@ -205,6 +210,11 @@ class Trainer:
             self._save_and_stop()
         return row
 
+    @property
+    def _may_be_best(self) -> bool:
+        """Whether the present epoch may be chosen as the best."""
+        return self.method.at_final_sparsity
+
     def _forget_older_best(self) -> None:
         """Delete best networks that neither of the two checkpoints names."""
         epochs = sorted(int(p.stem.partition("-")[2]) for p in self.run.checkpoints.glob("best-*.safetensors"))
@@ -212,32 +222,24 @@ class Trainer:
             self.run.best(epoch).unlink()
 
     def _epoch_row(self, result: Evaluation) -> dict[str, Any]:
+        """Return what metrics.jsonl says of the epoch that is ending."""
         progress = self.progress
-        mean_sparsity = 1 - progress.alive_steps / (self.weights * self.steps_per_epoch)
-        rate = self.meter.firing_rate
+        density = progress.alive_steps / (self.weights * self.steps_per_epoch)
         cost = 1.0 if isinstance(self.method, Dense) else None
         if self.dense_rates is not None:
-            cost = relative_training_cost(rate, mean_sparsity, self.dense_rates[progress.epoch])
-        return {
-            "epoch": progress.epoch + 1,
-            "step": progress.step,
-            "train_loss": progress.loss_sum / progress.seen,
-            "train_accuracy": progress.correct / progress.seen,
-            "val_loss": result.loss,
-            "val_accuracy": result.accuracy,
-            "sparsity": 1 - self.alive / self.weights,
-            "mean_sparsity": mean_sparsity,
-            "firing_rate": rate,
-            "synaptic_operations": self.meter.total_operations(spiking=True),
-            "analog_operations": self.meter.total_operations(spiking=False),
-            "relative_cost": cost,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": progress.epoch_seconds,
-            "images_per_second": progress.seen / progress.epoch_seconds,
-            "peak_memory_mb": peak_memory_mb(),
-        }
+            dense = self.dense_rates[self.timeline.place(progress.epoch).epoch]
+            cost = relative_training_cost(self.meter.firing_rate, 1 - density, dense)
+        sparsities = {"sparsity": 1 - self.alive / self.weights, "mean_sparsity": 1 - density}
+        lr = self.optimizer.param_groups[0]["lr"]
+        return epoch_row(progress, result, sparsities, self.meter, cost, lr)
 
-    def _test(self) -> dict[str, Any]:
+    def _finish(self) -> dict[str, Any]:
+        """Test, write the summary and return it."""
+        summary = self._summary(self._test(), self.config, self.progress, self.run.read_rows(METRICS))
+        self.run.write_summary(summary)
+        return summary
+
+    def _test(self) -> Tested:
         """Touch the test set, for the only time: the last network and the one best by validation."""
         images, progress = self.images.test(), self.progress
         meter = ActivityMeter(self.net)
@@ -247,13 +249,13 @@ class Trainer:
             best = None
         elif progress.best_epoch != progress.epoch:
             best = self._evaluate(images, load(self.run.best(progress.best_epoch), copy.deepcopy(self.net)))
-        sizes = {"train": len(self.images.train), "validation": len(self.images.validation), "test": len(images)}
-        rows = self.run.read_rows(METRICS)
-        summary = summarise(
-            self.config, self.engine, progress, self.method, self.net, meter, (last, best), rows, sizes
-        )
-        self.run.write_summary(summary)
-        return summary
+        return Tested(meter, last, best)
+
+    def _summary(
+        self, tested: Tested, config: TrainConfig, progress: Progress, rows: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Return the summary of this run, or of a part of it with rows and progress of its own."""
+        return summarise(config, self.engine, progress, self.method, self.net, tested, rows, self.images)
 
     def _evaluate(
         self, images: data.ImageSet, net: nn.Module | None = None, meter: ActivityMeter | None = None
@@ -277,16 +279,16 @@ class Trainer:
             self.images.train,
             self.config.batch_size,
             seed=self.config.seed,
-            epoch=self.progress.epoch,
+            epoch=self.timeline.place(self.progress.epoch).epoch,
             augmentation=self.augmentation,
             start_batch=self.progress.batch,
         )
 
-    def _set_learning_rate(self, epoch: int) -> None:
+    def _set_learning_rate(self) -> None:
         """Cosine from lr at the first epoch to 0 after the last, or constant."""
-        rate = self.config.lr
+        rate, place = self.config.lr, self.timeline.place(self.progress.epoch)
         if self.config.lr_schedule == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * epoch / self.config.epochs))
+            rate *= 0.5 * (1 + math.cos(math.pi * place.epoch / place.length))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 

@@ -14,6 +14,9 @@ from ndsnn.sparse.topology import MASKABLE
 from ndsnn.training.build import Parts, build, resolve
 from ndsnn.training.checkpoint import pack_training
 from ndsnn.training.loop import Trainer
+from ndsnn.training.lottery.plan import LotteryPlan
+from ndsnn.training.lottery.rounds import require_no_round
+from ndsnn.training.lottery.trainer import LotteryTrainer
 from ndsnn.training.run_directory import CONFIG, METRICS, RunDirectory
 from ndsnn.training.tracking import require_tensorboard
 
@@ -35,6 +38,7 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     console = console or Console()
     config = default_output(resolve(config))
     run = RunDirectory(str(config.output))
+    require_no_round(run)
     if config.tensorboard:
         require_tensorboard()
     if config.resume:
@@ -46,7 +50,8 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     dense_rates = read_dense_rates(config)
     parts = build(config)
     run.require_space(_space_needed(parts))
-    trainer = Trainer(config, parts, run, console, dense_rates)
+    trainer_class = LotteryTrainer if isinstance(parts.timeline, LotteryPlan) else Trainer
+    trainer = trainer_class(config, parts, run, console, dense_rates)
     if not config.resume:
         run.create(config_to_yaml(config), config.overwrite)
     with run.locked():
@@ -104,13 +109,20 @@ def _space_needed(parts: Parts) -> int:
         t.numel() for key, t in tensors.items() if key.startswith("network/") and t.is_floating_point()
     )
     per_parameter = 4 if isinstance(parts.optimizer, torch.optim.SGD) else 8
-    return 5 * (present + parameters * per_parameter + 2**18)
+    once = present + parameters * per_parameter + 2**18
+    if not isinstance(parts.timeline, LotteryPlan):
+        return 5 * once
+    # Each checkpoint holds what is rewound to as well, and each round leaves its last and its best network.
+    return 5 * 2 * once + 2 * (parts.timeline.rounds + 1) * (present + 2**18)
 
 
 def _heading(config: TrainConfig, parts: Parts) -> str:
     method, images = parts.method, parts.data
     train, validation = len(images.train), len(images.validation)
-    rounds = f"{len(method.rounds)} topology updates" if method.rounds else "fixed topology"
+    if isinstance(parts.timeline, LotteryPlan):
+        rounds = parts.timeline.describe()
+    else:
+        rounds = f"{len(method.rounds)} topology updates" if method.rounds else "fixed topology"
     layers = sum(isinstance(m, MASKABLE) for m in parts.net.modules())
     return (
         f"{config.method.name} on {images.name}: {train} training, {validation} validation images; "

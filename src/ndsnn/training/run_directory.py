@@ -21,8 +21,9 @@ TOPOLOGY = "topology.jsonl"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+ROUNDS = "rounds"
 LOCK = ".lock"
-OWN_ENTRIES = {CONFIG, METRICS, TOPOLOGY, SUMMARY, CHECKPOINTS, TENSORBOARD, LOCK} | {
+OWN_ENTRIES = {CONFIG, METRICS, TOPOLOGY, SUMMARY, CHECKPOINTS, TENSORBOARD, ROUNDS, LOCK} | {
     f"{name}.tmp" for name in (CONFIG, METRICS, TOPOLOGY, SUMMARY)
 }
 """Everything that a run directory may hold."""
@@ -42,6 +43,10 @@ class RunDirectory:
     def best(self, epoch: int) -> Path:
         """Return the file of the network that was best by validation after `epoch` epochs."""
         return self.checkpoints / f"best-{epoch}.safetensors"
+
+    def round(self, number: int) -> Path:
+        """Return the directory of a round of a lottery-ticket run, itself a run directory."""
+        return self.path / ROUNDS / f"{number:02}"
 
     @property
     def exists(self) -> bool:

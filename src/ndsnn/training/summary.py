@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from ndsnn.config import TrainConfig, to_plain
+from ndsnn.data import ImageData
 from ndsnn.sparse.methods import SparseTraining
 from ndsnn.sparse.sparsify import LayerRow, layer_report
 from ndsnn.training.acceleration import Engine
@@ -17,16 +19,66 @@ from ndsnn.training.machine import machine, versions
 from ndsnn.training.progress import Progress
 
 
+class Tested(NamedTuple):
+    """What the test images say of a run.
+
+    Args:
+        meter: What its last network did on them.
+        last: Result of the last network.
+        best: Result of the one best by validation, None where no epoch was at θf.
+    """
+
+    meter: ActivityMeter
+    last: Evaluation
+    best: Evaluation | None
+
+
+def epoch_row(
+    progress: Progress,
+    result: Evaluation,
+    sparsities: Mapping[str, float],
+    meter: ActivityMeter,
+    relative_cost: float | None,
+    lr: float,
+) -> dict[str, Any]:
+    """Return the row of an epoch that is trained and validated, but not counted yet.
+
+    Args:
+        progress: Where the run is.
+        result: On the validation images.
+        sparsities: After the epoch, and its mean over the epoch.
+        meter: What the network did on the training images.
+        relative_cost: R_s·(1 − θ)/R_d, None if unknown.
+        lr: Learning rate.
+    """
+    return {
+        "epoch": progress.epoch + 1,
+        "step": progress.step,
+        "train_loss": progress.loss_sum / progress.seen,
+        "train_accuracy": progress.correct / progress.seen,
+        "val_loss": result.loss,
+        "val_accuracy": result.accuracy,
+        **sparsities,
+        "firing_rate": meter.firing_rate,
+        "synaptic_operations": meter.total_operations(spiking=True),
+        "analog_operations": meter.total_operations(spiking=False),
+        "relative_cost": relative_cost,
+        "lr": lr,
+        "seconds": progress.epoch_seconds,
+        "images_per_second": progress.seen / progress.epoch_seconds,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
 def summarise(
     config: TrainConfig,
     engine: Engine,
     progress: Progress,
     method: SparseTraining,
     net: nn.Module,
-    meter: ActivityMeter,
-    tested: tuple[Evaluation, Evaluation | None],
+    tested: Tested,
     rows: list[dict[str, Any]],
-    sizes: dict[str, int],
+    images: ImageData,
 ) -> dict[str, Any]:
     """Put everything together that is known of a finished run.
 
@@ -36,15 +88,15 @@ def summarise(
         progress: Where it ended.
         method: Its method, after the last step.
         net: Its last network.
-        meter: What the last network did on the test images.
-        tested: Test results of the last network and of the one best by validation, None where no epoch was at θf.
+        tested: What the test images said.
         rows: Its metrics.jsonl.
-        sizes: Numbers of training, validation and test images.
+        images: What it learned from and was validated on.
 
     Returns:
         The content of summary.json.
     """
-    last, best = tested
+    meter, last, best = tested
+    sizes = {"train": len(images.train), "validation": len(images.validation), "test": last.images}
     weights = sum(layer.size for layer in method.layers)
     return {
         "config": to_plain(config),
@@ -61,7 +113,7 @@ def summarise(
         "best_val_accuracy": progress.best_val_accuracy if best else None,
         "images": sizes,
         "layers": layer_table(net, meter, last.images),
-        "costs": cost_table(net, meter, rows, last.images, config.model.time_steps),
+        "costs": cost_table(net, meter, rows, last.images, config),
         "seconds": progress.seconds,
         "peak_memory_mb": peak_memory_mb(),
         "engine": engine.name,
@@ -106,18 +158,22 @@ def what_is_alive(row: LayerRow) -> dict[str, Any]:
 
 
 def cost_table(
-    net: nn.Module, meter: ActivityMeter, rows: list[dict[str, Any]], images: int, time_steps: int
+    net: nn.Module, meter: ActivityMeter, rows: list[dict[str, Any]], images: int, config: TrainConfig
 ) -> dict[str, Any]:
-    """Return the costs of a training by its metrics, and of inference by what `meter` saw over `images` images."""
+    """Return the costs of a training by its metrics, and of inference by what `meter` saw over `images` images.
+
+    The relative cost is the sum over all epochs, divided by the epochs of one dense training, also where the run
+    has more of them (LTH).
+    """
     relative = [row["relative_cost"] for row in rows]
     known = relative and all(cost is not None for cost in relative)
     return {
-        "relative_training_cost": sum(relative) / len(relative) if known else None,
+        "relative_training_cost": sum(relative) / config.epochs if known else None,
         "mean_training_firing_rate": sum(row["firing_rate"] for row in rows) / len(rows),
         "training_synaptic_operations": sum(row["synaptic_operations"] for row in rows),
         "training_analog_operations": sum(row["analog_operations"] for row in rows),
         "test_firing_rate": meter.firing_rate,
         "synaptic_operations_per_image": meter.total_operations(spiking=True) / images,
         "analog_operations_per_image": meter.total_operations(spiking=False) / images,
-        "memory_footprint_bytes": network_footprint_bits(net, time_steps) / 8,
+        "memory_footprint_bytes": network_footprint_bits(net, config.model.time_steps) / 8,
     }

@@ -1,11 +1,14 @@
 """The sparse-training methods, one class and one file each."""
 
+from ndsnn.sparse.methods.admm import ADMM
 from ndsnn.sparse.methods.base import SparseTraining
 from ndsnn.sparse.methods.constant import ConstantSparsity
 from ndsnn.sparse.methods.dst_ee import DSTEE
 from ndsnn.sparse.methods.gmp import GMP
 from ndsnn.sparse.methods.granet import GraNet
+from ndsnn.sparse.methods.lth import LTH
 from ndsnn.sparse.methods.ndsnn import NDSNN
+from ndsnn.sparse.methods.random_growth import RandomNDSNN
 from ndsnn.sparse.methods.registry import accepted_settings, methods
 from ndsnn.sparse.methods.rigl import RigL
 from ndsnn.sparse.methods.set import SET
@@ -13,14 +16,17 @@ from ndsnn.sparse.methods.static import Dense, Static
 from ndsnn.sparse.methods.updates import LayerUpdate, TopologyUpdate
 
 __all__ = [
+    "ADMM",
     "DSTEE",
     "GMP",
+    "LTH",
     "NDSNN",
     "SET",
     "ConstantSparsity",
     "Dense",
     "GraNet",
     "LayerUpdate",
+    "RandomNDSNN",
     "RigL",
     "SparseTraining",
     "Static",

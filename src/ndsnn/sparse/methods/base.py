@@ -12,8 +12,7 @@ are free than G asks for, the exchange shrinks to what is free, so no alive weig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from functools import partial
 from typing import Any, ClassVar
@@ -25,6 +24,8 @@ from ndsnn.errors import CheckpointError, ConfigError, NonFiniteError, SparsityE
 from ndsnn.sparse.bits import unpack_mask
 from ndsnn.sparse.distributions import check_sparsity, round_half_up
 from ndsnn.sparse.handle import SparseLayer
+from ndsnn.sparse.methods.clock import RoundClock
+from ndsnn.sparse.methods.records import WeightRecords
 from ndsnn.sparse.methods.updates import LayerUpdate, TopologyUpdate
 from ndsnn.sparse.schedules import UpdateSchedule, cosine_ratio, cubic_count, fit_schedule
 from ndsnn.sparse.selection import smallest
@@ -32,7 +33,7 @@ from ndsnn.sparse.sparsify import Distribution, recorded_distribution, require_s
 from ndsnn.sparse.topology import sparse_layers
 
 
-class SparseTraining:
+class SparseTraining(RoundClock):
     """Base of all methods: call `step()` after each `optimizer.step()`.
 
     A method of one's own overrides `drop_scores` or `grow_scores`, seldom a count such as `target_counts`.
@@ -94,10 +95,9 @@ class SparseTraining:
         self.distribution: Distribution = recorded_distribution(net) or Distribution()
         self.initial_counts = {layer.name: layer.nnz for layer in self.layers}
         self.final_counts = self.plan_final_counts()
-        self.schedule: UpdateSchedule | None = self.plan_schedule(
-            interval=update_every, start=start, stop_fraction=stop_fraction
-        )
+        self.schedule = self.plan_schedule(interval=update_every, start=start, stop_fraction=stop_fraction)
         self.steps_done = 0
+        self.records = WeightRecords()
         for layer in self.layers:
             limit, score = partial(self._growth_limit, layer), partial(self._early_scores, layer)
             layer.watch_gradient(self._grows_next, limit, score)
@@ -164,6 +164,20 @@ class SparseTraining:
         assert gradient is not None
         return gradient.abs()
 
+    def prepare(
+        self, batches: Iterable[tuple[Tensor, Tensor]], loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> TopologyUpdate | None:
+        """Called by a run before its first step, for methods that look at data at the start. By default: nothing.
+
+        Args:
+            batches: Images and labels of the training set, as many of each class as there are of the others.
+            loss: Of logits and labels.
+
+        Returns:
+            What changed, or None.
+        """
+        return None
+
     def after_round(self, q: int) -> None:
         """Called when round q is done, for methods that keep a record of the topology."""
 
@@ -204,29 +218,9 @@ class SparseTraining:
         return [layer.mask for layer in self.layers]
 
     @property
-    def rounds(self) -> tuple[int, ...]:
-        """The update steps of the run, counted in completed optimizer steps."""
-        return () if self.schedule is None else self.schedule.steps
-
-    @property
-    def current_round(self) -> int | None:
-        """The number q of the round at this step, or None between rounds."""
-        return self._round_at(self.steps_done)
-
-    @property
-    def updates_next(self) -> bool:
-        """Whether the next call of `step` is an update step."""
-        return self._round_at(self.steps_done + 1) is not None
-
-    @property
     def at_final_sparsity(self) -> bool:
         """Whether exactly as many weights are alive as at θf, so that an epoch may be chosen as the best."""
         return sum(layer.nnz for layer in self.layers) == sum(self.final_counts.values())
-
-    @property
-    def finished(self) -> bool:
-        """Whether the last round is done, so that the network has its final sparsity."""
-        return not self.rounds or self.steps_done >= self.rounds[-1]
 
     def current_sparsity(self) -> float:
         """Return the overall fraction of zeros at this moment."""
@@ -242,6 +236,7 @@ class SparseTraining:
             "steps_done": self.steps_done,
             "initial_counts": dict(self.initial_counts),
             "masks": {layer.name: layer.packed_mask() for layer in self.layers},
+            "records": self.records.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -256,6 +251,7 @@ class SparseTraining:
             layer.set_mask(mask, self.optimizer)
         self.steps_done = int(state["steps_done"])
         self.initial_counts = {name: int(count) for name, count in state["initial_counts"].items()}
+        self.records.load_state_dict(state.get("records", {}))
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Check that `load_state_dict` can take all of `state`; a method with a record of its own checks it here.
@@ -267,11 +263,13 @@ class SparseTraining:
         for key in ("method", "settings", "layers"):
             if key in state and state[key] != mine[key]:
                 raise CheckpointError(f"the saved {key} is {state[key]}, this run's is {mine[key]}")
-        if missing := sorted(set(mine) - set(state)):
+        optional = set() if mine["records"] else {"records"}
+        if missing := sorted(set(mine) - set(state) - optional):
             raise CheckpointError(f"the saved state has no {missing[0]!r}")
         for key in ("masks", "initial_counts"):
             if set(state[key]) != set(mine[key]):
                 raise CheckpointError(f"the saved {key} belong to a network with other layers")
+        self.records.check_state(state.get("records", {}), self.layers, state["masks"])
 
     def _rewire(self, q: int) -> TopologyUpdate:
         """Decide for all layers, then change all, so that a refusal leaves everything as it was."""
@@ -279,6 +277,7 @@ class SparseTraining:
         changes = [self._choose(layer, q, targets[layer.name]) for layer in self.layers]
         rows = []
         for layer, (dropped, grown) in zip(self.layers, changes, strict=True):
+            self.records.move(layer, dropped, grown)
             layer.rewire(dropped, grown, self.optimizer)
             rows.append(LayerUpdate(layer.name, len(dropped), len(grown), targets[layer.name]))
         self.after_round(q)
@@ -312,15 +311,6 @@ class SparseTraining:
             assert self.current_round is not None
             return self.max_growth(layer, self.current_round)
 
-    @contextmanager
-    def _next_step(self) -> Iterator[None]:
-        """Let `steps_done` and `current_round` be those of the step that comes next."""
-        self.steps_done += 1
-        try:
-            yield
-        finally:
-            self.steps_done -= 1
-
     @staticmethod
     def _finite(layer: SparseLayer, scores: Tensor) -> Tensor:
         if not bool(torch.isfinite(scores).all()):
@@ -328,13 +318,6 @@ class SparseTraining:
                 f"a weight, gradient or score of layer {layer.name!r} is not finite; no connection was changed"
             )
         return scores
-
-    def _round_at(self, step: int) -> int | None:
-        return None if self.schedule is None else self.schedule.round_at(step)
-
-    def _rounds_planned(self) -> int:
-        assert self.schedule is not None
-        return self.schedule.rounds
 
     def _grows_next(self) -> bool:
         return self.needs_gradient and self.updates_next

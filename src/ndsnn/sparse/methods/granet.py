@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import torch
-
 from ndsnn.sparse.distributions import round_half_up
 from ndsnn.sparse.handle import SparseLayer
 from ndsnn.sparse.methods.base import SparseTraining
+from ndsnn.sparse.methods.global_pruning import global_counts
 from ndsnn.sparse.schedules import cubic_count
-from ndsnn.sparse.selection import largest
 
 
 class GraNet(SparseTraining):
@@ -28,16 +26,7 @@ class GraNet(SparseTraining):
             sum(self.initial_counts.values()), sum(self.final_counts.values()), q, self._rounds_planned()
         )
         dense = self.distribution.dense_names(layer.name for layer in self.layers)
-        pinned = {layer.name: layer.nnz for layer in self.layers if layer.name in dense}
-        total -= sum(pinned.values())
-        layers = sorted((layer for layer in self.layers if layer.name not in pinned), key=lambda layer: layer.name)
-        scores = [self.drop_scores(layer).clone() for layer in layers]
-        for score in scores:
-            score[score.argmax()] = torch.inf
-        kept = largest(torch.cat(scores), total)
-        owner = torch.repeat_interleave(torch.tensor([score.numel() for score in scores]))
-        counts = torch.bincount(owner[kept.cpu()], minlength=len(layers)).tolist()
-        return pinned | {layer.name: count for layer, count in zip(layers, counts, strict=True)}
+        return global_counts({layer.name: self.drop_scores(layer) for layer in self.layers}, total, dense)
 
     def growth_count(self, q: int, alive: int, target: int) -> int:
         """Return d(q) of the weights that are left after pruning."""

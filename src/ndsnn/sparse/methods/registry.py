@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 
 from ndsnn.registry import Registry
+from ndsnn.sparse.methods.admm import ADMM
 from ndsnn.sparse.methods.base import SparseTraining
 from ndsnn.sparse.methods.dst_ee import DSTEE
 from ndsnn.sparse.methods.gmp import GMP
 from ndsnn.sparse.methods.granet import GraNet
+from ndsnn.sparse.methods.lth import LTH
 from ndsnn.sparse.methods.ndsnn import NDSNN
+from ndsnn.sparse.methods.random_growth import RandomNDSNN
 from ndsnn.sparse.methods.rigl import RigL
 from ndsnn.sparse.methods.set import SET
 from ndsnn.sparse.methods.static import Dense, Static
@@ -17,12 +20,15 @@ from ndsnn.sparse.methods.static import Dense, Static
 methods: Registry[type[SparseTraining]] = Registry("method")
 for _name, _method in {
     "ndsnn": NDSNN,
+    "ndsnn-random": RandomNDSNN,
     "set": SET,
     "rigl": RigL,
     "static": Static,
     "gmp": GMP,
     "granet": GraNet,
     "dst-ee": DSTEE,
+    "lth": LTH,
+    "admm": ADMM,
     "dense": Dense,
 }.items():
     methods.register(_name)(_method)
