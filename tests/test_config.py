@@ -1,7 +1,6 @@
 """Settings: parsing, checking, writing down."""
 
 from dataclasses import fields, is_dataclass, replace
-from pathlib import Path
 
 import pytest
 
@@ -16,13 +15,8 @@ from ndsnn.config import (
     to_plain,
 )
 from ndsnn.config_parser import config_to_yaml, parse_train, read_config
-from ndsnn.data import SOURCES
 from ndsnn.errors import ConfigError, RunError
-from ndsnn.models import MODELS
 from ndsnn.neurons import LIFParameters
-from ndsnn.training.build import resolve_method, resolve_sparsities
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 def test_defaults_are_the_demo():
@@ -129,14 +123,6 @@ def test_resume_takes_what_is_not_given_from_the_run(tmp_path):
     with pytest.raises(ConfigError, match=r"lr = 0\.03, not 0\.5"):
         require_same_run(config, changed)
     require_same_run(config, parse_train(["--output", str(tmp_path), "--resume", "--threads", "1"]))
-
-
-@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*/*.yaml")), ids=lambda path: path.stem)
-def test_the_experiments_are_valid(path):
-    config = parse_train(["--config", str(path)])
-    resolve_sparsities(config.method, resolve_method(config.method.name))
-    assert config.data.name in SOURCES
-    assert config.model.name in MODELS
 
 
 def test_every_field_is_documented():

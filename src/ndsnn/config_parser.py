@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ from ndsnn.config import TrainConfig, default_output, flatten, from_plain, to_pl
 from ndsnn.errors import ConfigError, RunError, unknown_name
 
 CONFIG_FILE = "config.yaml"
+
+
+@cache
+def _settings_parser() -> jsonargparse.ArgumentParser:
+    """Return a parser that keeps its defaults, for the many cells of a sweep."""
+    return train_parser()
 
 
 def train_parser() -> jsonargparse.ArgumentParser:
@@ -45,6 +52,20 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
         parser.set_defaults(to_plain(read_config(stored)))
         config = _parse(parser, arguments)
     return config
+
+
+def parse_settings(settings: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration that nested settings ask for; what is left out has its default.
+
+    Raises:
+        ConfigError: A setting is unknown (the nearest is named), malformed or out of range.
+    """
+    try:
+        values = _settings_parser().parse_object(dict(settings)).as_dict()
+    except jsonargparse.ArgumentError as error:
+        raise ConfigError(_explain(str(error))) from error
+    values.pop("config", None)
+    return from_plain(values)
 
 
 def read_config(path: Path) -> TrainConfig:
