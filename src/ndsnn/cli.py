@@ -1,4 +1,4 @@
-"""The command line: `ndsnn train | evaluate | inspect | bench | data`.
+"""The command line: `ndsnn train | sweep | report | evaluate | inspect | bench | data`.
 
 Exit codes: 0 done; 2 bad input, with one line that says what to do; 1 a run that had to give up (non-finite loss);
 128 + n stopped by signal n after saving a checkpoint.
@@ -18,6 +18,7 @@ from rich.console import Console
 
 import ndsnn
 from ndsnn.errors import ConfigError, NdsnnError, NonFiniteError
+from ndsnn.evaluation.report_command import add_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
     commands.add_parser("train", help="train a network; ndsnn train --help lists all options", add_help=False)
 
+    _add_sweep(commands.add_parser("sweep", help="train every cell of a grid; finished ones are skipped"))
+
     evaluate = commands.add_parser("evaluate", help="loss and accuracy of a run's network")
     evaluate.add_argument("run", type=Path, help="run directory")
     evaluate.add_argument(
@@ -80,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="print figures as JSON")
     inspect.set_defaults(command=_inspect)
 
+    add_report(commands.add_parser("report", help="tables, figures and a page from run directories"))
     _add_bench(commands.add_parser("bench", help="the engine against dense torch on this machine"))
 
     data = commands.add_parser("data", help="what data sets there are, and how to get them")
@@ -93,6 +97,24 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--root", default=None, help="folder to put it in")
     prepare.set_defaults(command=_data_prepare)
     return parser
+
+
+def _add_sweep(sweep: argparse.ArgumentParser) -> None:
+    """Declare the options of `sweep`; those not given are left to `SweepOptions`."""
+    left_out = argparse.SUPPRESS
+    sweep.add_argument("grid", type=Path, metavar="GRID.yaml", help="grid file; see docs/experiments.md")
+    for names, kind, explanation in (
+        (("-o", "--output"), Path, "directory of the sweep (default: runs/<directory or name of the grid>)"),
+        (("--workers",), int, "cells that run at once (default: 1; on Ray as many as there are CPUs)"),
+        (("--threads",), int, "CPU threads of each cell (default: this machine's, shared; on Ray 1)"),
+        (("--launcher",), str, "local (default), or ray for many machines (extra ray)"),
+        (("--ray-address",), str, "Ray cluster (default: $RAY_ADDRESS, else one begun on this machine)"),
+    ):
+        sweep.add_argument(*names, type=kind, metavar="X", default=left_out, help=explanation)
+    sweep.add_argument("--retry-failed", action="store_true", help="also cells that failed before")
+    sweep.add_argument("--dry-run", action="store_true", help="only print the cells and what they will cost")
+    sweep.add_argument("--json", action="store_true", help="print figures as JSON")
+    sweep.set_defaults(command=_sweep)
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
@@ -136,6 +158,31 @@ def _train(arguments: Sequence[str]) -> int:
     else:
         print_summary(summary, _console())
     return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from ndsnn.evaluation.dry_run import dry_run_json, print_dry_run
+    from ndsnn.evaluation.sweep_command import SweepOptions, outcome_json, run_sweep, try_sweep
+
+    given: dict[str, Any] = dict(vars(options))
+    as_json, only_try = given.pop("json"), given.pop("dry_run")
+    del given["command"]
+    chosen = SweepOptions(**given)
+    if only_try:
+        plan = try_sweep(chosen)
+        if as_json:
+            print(json.dumps(dry_run_json(plan)))
+        else:
+            print_dry_run(plan, _console())
+        return 0
+    outcome, directory = run_sweep(chosen, Console(stderr=as_json))
+    if as_json:
+        print(json.dumps(outcome_json(outcome, directory)))
+    else:
+        print(
+            f"{len(outcome.done)} done, {len(outcome.failed)} failed, {len(outcome.left)} left in {directory.path}"
+        )
+    return 0 if outcome.complete else 1
 
 
 def _evaluate(options: argparse.Namespace) -> int:
