@@ -88,9 +88,10 @@ def test_evaluate_and_inspect_agree_with_the_summary(tiny_either):
 
 
 def test_the_run_learns(tiny_either):
-    config = replace(tiny_either, epochs=12, lr=0.2, model=replace(tiny_either.model, layers=(16, "M", 32, "M")))
+    config = replace(tiny_either, epochs=20, lr=0.2, model=replace(tiny_either.model, layers=(16, "M", 32, "M")))
     summary = train(config, quiet())
-    assert summary["test_accuracy"] > 0.7, "ten classes: chance is 0.1"
+    # Seeds 0 to 2 end between 0.83 and 0.89 on both engines.
+    assert summary["test_accuracy"] > 0.75, "ten classes: chance is 0.1"
 
 
 def test_the_test_set_is_touched_once_and_last(tiny, monkeypatch):
