@@ -9,8 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ndsnn.errors import NdsnnError
-from ndsnn.evaluation.estimate import Estimate, estimate
+from ndsnn.evaluation.estimate import Estimate, estimate_cell
 from ndsnn.evaluation.grid import Cell, Grid
 from ndsnn.evaluation.sweep_directory import SweepDirectory
 from ndsnn.evaluation.throughput import Throughput, measure
@@ -75,10 +74,7 @@ def dry_run(grid: Grid, directory: SweepDirectory, threads: int, workers: int) -
     measured: dict[tuple[str, str], Throughput] = {}
     cells = []
     for cell in grid.cells:
-        try:
-            found = estimate(cell.config)
-        except NdsnnError as error:
-            raise type(error)(f"cell {cell.name}: {error}") from error
+        found = estimate_cell(cell.name, cell.config)
         kind = cell.config.engine, cell.config.precision
         if found is not None and kind not in measured:
             measured[kind] = measure(threads, *kind)

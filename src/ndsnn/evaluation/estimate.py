@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ndsnn import data
 from ndsnn.config import ModelConfig, TrainConfig
 from ndsnn.data.source import SOURCES
-from ndsnn.errors import ConfigError
+from ndsnn.errors import ConfigError, NdsnnError
 from ndsnn.evaluation.mean_alive import mean_alive
 from ndsnn.neurons import LIF
 from ndsnn.sparse.topology import maskable_modules, weight_shape
@@ -69,6 +69,10 @@ class NetworkUse(NamedTuple):
 
     layers: Mapping[str, LayerUse]
     neuron_steps: int
+
+    def operations(self, alive: Mapping[str, float]) -> float:
+        """Return the multiply-adds of training with so many alive weights per layer (see the module)."""
+        return sum(alive[name] * use.uses * (2 if use.first else 3) for name, use in self.layers.items())
 
 
 class Images(NamedTuple):
@@ -117,9 +121,6 @@ def estimate(config: TrainConfig) -> Estimate | None:
     shapes = {name: layer.shape for name, layer in use.layers.items()}
     alive = mean_alive(config, shapes, data.num_batches(images.train, config.batch_size))
     seen = images.train * alive.epochs
-    per_image = sum(
-        alive.mean[name] * layer.uses * (2 if layer.first else 3) for name, layer in use.layers.items()
-    )
     values = (NUMBERS_PER_WEIGHT[config.optimizer] + 1) * 4 * alive.kept
     weights = sum(math.prod(shape) for shape in shapes.values())
     # A mask is stored as bits or as positions of 4 bytes, whichever is smaller; a dense network has none.
@@ -127,11 +128,19 @@ def estimate(config: TrainConfig) -> Estimate | None:
     masks = 2 * alive.runs * min(weights / 8, 4 * alive.kept / alive.runs) if sparse else 0
     written = alive.runs * (RUN_BYTES + LAYER_BYTES * len(shapes)) + ROW_BYTES * alive.epochs
     return Estimate(
-        operations=per_image * seen,
+        operations=use.operations(alive.mean) * seen,
         neuron_steps=use.neuron_steps * seen,
         epochs=alive.epochs,
         disk_bytes=round(CHECKPOINTS * (values + masks)) + written,
     )
+
+
+def estimate_cell(name: str, config: TrainConfig) -> Estimate | None:
+    """Return what a cell of a grid will cost (see `estimate`); an error names the cell."""
+    try:
+        return estimate(config)
+    except NdsnnError as error:
+        raise type(error)(f"cell {name}: {error}") from error
 
 
 def planned_images(config: TrainConfig) -> Images | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ndsnn.config import TrainConfig
 from ndsnn.sparse.methods import ADMM, ConstantSparsity, Dense, SparseTraining
@@ -68,13 +69,9 @@ def ramp_share(config: TrainConfig, method: type[SparseTraining], total_steps: i
 
     ADMM keeps all of it until its last round.
     """
-    settings = config.method
-    schedule = fit_schedule(
-        total_steps,
-        interval=settings.update_every,
-        start=settings.start or 0,
-        stop_fraction=0.75 if settings.stop_fraction is None else settings.stop_fraction,
-    )
+    settings: dict[str, Any] = {"start": config.method.start, "stop_fraction": config.method.stop_fraction}
+    given = {name: value for name, value in settings.items() if value is not None}
+    schedule = fit_schedule(total_steps, interval=config.method.update_every, **given)
     if issubclass(method, ADMM):
         return schedule.steps[-1] / total_steps
     first = schedule.start + schedule.interval

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ndsnn.evaluation.records import Record, Rows
+from ndsnn.training.costs import relative_training_cost
 
 ROUND_TOLERANCE = 0.15
 """A round of a lottery-ticket run stands for θf where its density is within this fraction of 1 − θf."""
@@ -123,4 +124,4 @@ def _epoch_cost(row: dict[str, Any], dense_rates: list[float]) -> float | None:
     epoch = row.get("round_epoch", row["epoch"])
     if not 1 <= epoch <= len(dense_rates) or not dense_rates[epoch - 1]:
         return None
-    return float(row["firing_rate"] * (1 - row["mean_sparsity"]) / dense_rates[epoch - 1])
+    return relative_training_cost(row["firing_rate"], row["mean_sparsity"], dense_rates[epoch - 1])

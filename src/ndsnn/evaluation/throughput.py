@@ -92,6 +92,5 @@ def _step_seconds(sparsity: float, engine: str, precision: str) -> tuple[float, 
         F.cross_entropy(net(x).mean(0), y).backward()
         optimizer.step()
         shortest = min(shortest, time.perf_counter() - begin)
-    layers = network_use(PROBE_MODEL, 10, 3, PROBE_SIZE).layers
-    operations = sum(alive[name] * use.uses * (2 if use.first else 3) for name, use in layers.items())
-    return shortest, float(operations * PROBE_BATCH), chosen.name
+    operations = network_use(PROBE_MODEL, 10, 3, PROBE_SIZE).operations(alive)
+    return shortest, operations * PROBE_BATCH, chosen.name

@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 
 from ndsnn.config import TrainConfig
-from ndsnn.errors import NdsnnError
-from ndsnn.evaluation.estimate import estimate
+from ndsnn.evaluation.estimate import estimate_cell
 from ndsnn.evaluation.grid import Cell
 from ndsnn.evaluation.sweep_directory import SweepDirectory
 from ndsnn.evaluation.sweep_display import CellRow
@@ -102,10 +101,7 @@ class Clock:
 
 def _expected_cost(cell: Cell) -> float | None:
     """Return seconds of a typical machine; None where the size of the data is not known beforehand."""
-    try:
-        found = estimate(cell.config)
-    except NdsnnError as error:
-        raise type(error)(f"cell {cell.name}: {error}") from error
+    found = estimate_cell(cell.name, cell.config)
     return None if found is None else TYPICAL.seconds(found)
 
 

@@ -12,7 +12,7 @@ are free than G asks for, the exchange shrinks to what is free, so no alive weig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import partial
 from typing import Any, ClassVar
@@ -163,20 +163,6 @@ class SparseTraining(RoundClock):
         """
         assert gradient is not None
         return gradient.abs()
-
-    def prepare(
-        self, batches: Iterable[tuple[Tensor, Tensor]], loss: Callable[[Tensor, Tensor], Tensor]
-    ) -> TopologyUpdate | None:
-        """Called by a run before its first step, for methods that look at data at the start. By default: nothing.
-
-        Args:
-            batches: Images and labels of the training set, as many of each class as there are of the others.
-            loss: Of logits and labels.
-
-        Returns:
-            What changed, or None.
-        """
-        return None
 
     def after_round(self, q: int) -> None:
         """Called when round q is done, for methods that keep a record of the topology."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ndsnn.errors import CheckpointError
+from ndsnn.sparse.bits import unpack_mask
 from ndsnn.sparse.handle import SparseLayer
 
 
@@ -58,10 +59,11 @@ class WeightRecords:
         Raises:
             CheckpointError: It has not.
         """
-        sizes = {layer.name: _ones(masks[layer.name]) for layer in layers}
+        shapes = {layer.name: layer.shape for layer in layers}
         for name, by_layer in state.items():
             for layer, vector in by_layer.items():
-                if layer not in sizes or tuple(vector.shape) != (sizes[layer],):
+                alive = int(unpack_mask(masks[layer], shapes[layer]).sum()) if layer in shapes else None
+                if alive is None or tuple(vector.shape) != (alive,):
                     raise CheckpointError(f"the saved record {name!r} of layer {layer!r} does not fit its mask")
         for name, mine in self._records.items():
             if name in state and set(mine) - set(state[name]):
@@ -70,9 +72,3 @@ class WeightRecords:
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take the vectors of `state_dict()` in place of the present ones."""
         self._records = {name: {layer: v.clone() for layer, v in by.items()} for name, by in state.items()}
-
-
-def _ones(packed: Tensor) -> int:
-    """Count the bits that are set."""
-    places = torch.arange(8, device=packed.device)
-    return int(((packed.long()[:, None] >> places) & 1).sum())

@@ -57,13 +57,14 @@ def record_round(
 ) -> RoundRecord:
     """Cut a round that is over out of the rows and the progress of its run."""
     first = plan.begin(number)
-    before = max((row["step"] for row in run.read_rows(METRICS) if row["epoch"] <= first), default=0)
+    rows = run.read_rows(METRICS)
+    before = max((row["step"] for row in rows if row["epoch"] <= first), default=0)
 
     def local(row: dict[str, Any]) -> dict[str, Any]:
         moved = {"epoch": row["epoch"] - first} if "epoch" in row else {}
         return row | moved | {"step": row["step"] - before}
 
-    metrics = [local(row) for row in run.read_rows(METRICS) if row["round"] == number]
+    metrics = [local(row) for row in rows if row["round"] == number]
     own = replace(
         progress,
         epoch=progress.epoch - first,
