@@ -18,7 +18,7 @@ from rich.console import Console
 
 import ndsnn
 from ndsnn.errors import ConfigError, NdsnnError, NonFiniteError
-from ndsnn.evaluation.report_command import add_report
+from ndsnn.evaluation.report.command import add_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -161,8 +161,8 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from ndsnn.evaluation.dry_run import dry_run_json, print_dry_run
-    from ndsnn.evaluation.sweep_command import SweepOptions, outcome_json, run_sweep, try_sweep
+    from ndsnn.evaluation.sweep.command import SweepOptions, outcome_json, run_sweep, try_sweep
+    from ndsnn.evaluation.sweep.dry_run import dry_run_json, print_dry_run
 
     given: dict[str, Any] = dict(vars(options))
     as_json, only_try = given.pop("json"), given.pop("dry_run")
@@ -216,8 +216,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from ndsnn.evaluation.bench import BenchOptions, run_bench
-    from ndsnn.evaluation.bench_tables import print_bench
+    from ndsnn.evaluation.bench.bench import BenchOptions, run_bench
+    from ndsnn.evaluation.bench.tables import print_bench
 
     given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(options).items()}
     as_json = given.pop("json")

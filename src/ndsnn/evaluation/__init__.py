@@ -1,1 +1,1 @@
-"""Looking at what was made: the engine's speed and memory on this machine."""
+"""Looking at what was made: speed and memory, grids of runs, and reports of them."""

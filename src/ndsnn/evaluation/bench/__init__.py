@@ -1,0 +1,1 @@
+"""Speed and memory of the engine against dense PyTorch, on this machine."""
