@@ -64,8 +64,8 @@ class MethodConfig:
     """How the network is made sparse; a null takes the method's own default.
 
     Args:
-        name: "ndsnn", "ndsnn-random", "set", "rigl", "static", "gmp", "granet", "dst-ee", "lth", "admm" or
-            "dense", or package.module:Class.
+        name: "ndsnn", "ndsnn-random", "ndsnn-lamp", "set", "rigl", "static", "gmp", "granet", "dst-ee", "lth",
+            "admm" or "dense", or package.module:Class.
         initial_sparsity: θi at the start; null: 0.7 for ndsnn, 0 for gmp and granet, θf for the others.
         final_sparsity: θf at the end; null: 0.95, and 0 for dense.
         distribution: Spread over layers: "erk", "er" or "uniform".

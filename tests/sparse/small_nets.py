@@ -13,7 +13,8 @@ CONSTANT = {"set", "rigl", "static", "dst-ee", "dense"}
 NO_ROUNDS = {"static", "dense"}
 PRUNE_ONLY = {"gmp", "admm"}
 NO_GROWTH = {*PRUNE_ONLY, *NO_ROUNDS}
-BY_GRADIENT = ("ndsnn", "rigl", "granet", "dst-ee")
+OWN_DENSITIES = {"granet", "ndsnn-lamp"}
+BY_GRADIENT = ("ndsnn", "ndsnn-lamp", "rigl", "granet", "dst-ee")
 ALL = tuple(name for name in methods if name != "lth")  # whose rounds the loop calls: see test_lth.py
 DYNAMIC = tuple(name for name in ALL if name not in NO_ROUNDS)
 

@@ -92,7 +92,7 @@ def test_global_pruning_by_hand():
         "b": [True, False, True],
         "c": [False, True],
     }
-    with pytest.raises(SparsityError, match="keeps at least one"):
+    with pytest.raises(SparsityError, match="at least 3 and at most 7"):
         global_counts(scores, 2)
 
 

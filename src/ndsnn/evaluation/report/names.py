@@ -42,6 +42,7 @@ METHOD_NAMES = {
     "dst-ee": "DST-EE",
     "ndsnn": "NDSNN",
     "ndsnn-random": "NDSNN, random growth",
+    "ndsnn-lamp": "NDSNN + LAMP",
 }
 """Names of known methods, in the order in which tables list them; others follow."""
 
@@ -74,6 +75,7 @@ LOOKS = {
     "static": Look("#75604b", "#cdb598", (1, 3), ">"),
     "snip": Look("#3d6b1f", "#a5d67d", (6, 2, 2, 2), "p"),
     "stdp": Look("#84349c", "#dc9cf0", (3, 3), "*"),
+    "ndsnn-lamp": Look("#0a2a4d", "#d6ebff", (14, 2), "H"),
     "ndsnn-random": Look("#3a5f8f", "#9cc3ea", (1, 1, 3, 1), "8"),
     "online": Look("#a3415b", "#f7a3b7", (9, 1.5, 1, 1.5, 1, 1.5), "d"),
 }

@@ -6,6 +6,7 @@ from ndsnn.sparse.methods.constant import ConstantSparsity
 from ndsnn.sparse.methods.dst_ee import DSTEE
 from ndsnn.sparse.methods.gmp import GMP
 from ndsnn.sparse.methods.granet import GraNet
+from ndsnn.sparse.methods.lamp import LampNDSNN
 from ndsnn.sparse.methods.lth import LTH
 from ndsnn.sparse.methods.ndsnn import NDSNN
 from ndsnn.sparse.methods.random_growth import RandomNDSNN
@@ -25,6 +26,7 @@ __all__ = [
     "ConstantSparsity",
     "Dense",
     "GraNet",
+    "LampNDSNN",
     "LayerUpdate",
     "RandomNDSNN",
     "RigL",

@@ -11,7 +11,12 @@ from ndsnn.errors import NonFiniteError, SparsityError
 from ndsnn.sparse.selection import largest, smallest
 
 
-def global_counts(scores: Mapping[str, Tensor], total: int, dense: Collection[str] = ()) -> dict[str, int]:
+def global_counts(
+    scores: Mapping[str, Tensor],
+    total: int,
+    dense: Collection[str] = (),
+    limits: Mapping[str, tuple[int, int]] | None = None,
+) -> dict[str, int]:
     """Return how many weights each layer keeps if the `total` largest scores of all layers stay.
 
     Each layer keeps at least one. Ties go to the layer whose name comes first, whatever the order of layers.
@@ -20,29 +25,29 @@ def global_counts(scores: Mapping[str, Tensor], total: int, dense: Collection[st
         scores: Scores [nnz] of the alive weights of each layer.
         total: Weights that stay, those of the dense layers counted in.
         dense: Names of layers that keep all they have.
+        limits: The least and the most that a layer keeps; without, 1 and all. Those of dense layers are not read.
 
     Raises:
-        SparsityError: The dense layers, with one weight of every other layer, are more than `total`.
+        SparsityError: `total` is less than what the layers keep at least, or more than they keep at most.
     """
     pinned = {name: len(score) for name, score in scores.items() if name in dense}
     names = sorted(name for name in scores if name not in pinned)
-    left = total - sum(pinned.values())
-    if left < len(names):
-        raise SparsityError(
-            f"{total} weights are to stay, but {sum(pinned.values())} are in dense layers and each of the other "
-            f"{len(names)} layers keeps at least one; make fewer layers dense or lower the sparsity"
-        )
-    guarded = []
-    for name in names:
-        score = scores[name].clone()
-        score[score.argmax()] = torch.inf
-        guarded.append(score)
     if not names:
         return pinned
-    kept = largest(torch.cat(guarded), left)
-    owner = torch.repeat_interleave(torch.tensor([score.numel() for score in guarded]))
-    counts = torch.bincount(owner[kept.cpu()], minlength=len(names)).tolist()
-    return pinned | dict(zip(names, counts, strict=True))
+    limits = limits or {name: (1, len(scores[name])) for name in names}
+    least, left = {name: limits[name][0] for name in names}, total - sum(pinned.values())
+    fewest, most = sum(least.values()), sum(limits[name][1] for name in names)
+    if not fewest <= left <= most:
+        raise SparsityError(
+            f"{total} weights are to stay, but {sum(pinned.values())} are in dense layers and the other "
+            f"{len(names)} layers keep at least {fewest} and at most {most}; make fewer layers dense or lower "
+            f"the sparsity"
+        )
+    ranked = {name: scores[name].sort(descending=True).values[slice(*limits[name])] for name in names}
+    chosen = largest(torch.cat(list(ranked.values())), left - fewest)
+    owner = torch.repeat_interleave(torch.tensor([len(score) for score in ranked.values()]))
+    more = torch.bincount(owner[chosen.cpu()], minlength=len(names)).tolist()
+    return pinned | {name: least[name] + count for name, count in zip(names, more, strict=True)}
 
 
 def global_prune_masks(

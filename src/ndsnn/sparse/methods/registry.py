@@ -10,6 +10,7 @@ from ndsnn.sparse.methods.base import SparseTraining
 from ndsnn.sparse.methods.dst_ee import DSTEE
 from ndsnn.sparse.methods.gmp import GMP
 from ndsnn.sparse.methods.granet import GraNet
+from ndsnn.sparse.methods.lamp import LampNDSNN
 from ndsnn.sparse.methods.lth import LTH
 from ndsnn.sparse.methods.ndsnn import NDSNN
 from ndsnn.sparse.methods.random_growth import RandomNDSNN
@@ -21,6 +22,7 @@ methods: Registry[type[SparseTraining]] = Registry("method")
 for _name, _method in {
     "ndsnn": NDSNN,
     "ndsnn-random": RandomNDSNN,
+    "ndsnn-lamp": LampNDSNN,
     "set": SET,
     "rigl": RigL,
     "static": Static,
