@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ndsnn.atomic import sync_directory, write_atomically
+from ndsnn.atomic import exclusive_lock, replaced_directory, write_atomically
 from ndsnn.config_parser import CONFIG_FILE
 from ndsnn.errors import RunError
+from ndsnn.json_lines import append_rows, read_rows
 
 CONFIG = CONFIG_FILE
 METRICS = "metrics.jsonl"
@@ -85,11 +84,13 @@ class RunDirectory:
         Raises:
             RunError: One does so already.
         """
-        with open(self.path / LOCK, "w", encoding="utf-8") as file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                stack.enter_context(exclusive_lock(self.path / LOCK))
+            except BlockingIOError as error:
                 raise RunError(f"another process is training in {self.path}; wait for it or stop it") from error
+            except OSError as error:
+                raise RunError(f"cannot write {self.path / LOCK}: {error.strerror or error}") from error
             yield
 
     def require_space(self, needed: int) -> None:
@@ -115,21 +116,14 @@ class RunDirectory:
             RunError: It cannot be written, or there is something in its place.
         """
         self.require_free(overwrite)
-        new = self.path.with_name(f".{self.path.name}.new-{os.getpid()}")
-        old = self.path.with_name(f".{self.path.name}.old-{os.getpid()}")
         try:
-            (new / CHECKPOINTS).mkdir(parents=True)
-            for name in (METRICS, TOPOLOGY):
-                (new / name).touch()
-            write_atomically(new / CONFIG, config_yaml.encode())
-            if self.exists:
-                os.replace(self.path, old)
-            os.replace(new, self.path)
-            sync_directory(self.path.parent)
+            with replaced_directory(self.path) as new:
+                (new / CHECKPOINTS).mkdir()
+                for name in (METRICS, TOPOLOGY):
+                    (new / name).touch()
+                write_atomically(new / CONFIG, config_yaml.encode())
         except OSError as error:
-            shutil.rmtree(new, ignore_errors=True)
             raise RunError(f"cannot create the run directory {self.path}: {error.strerror or error}") from error
-        shutil.rmtree(old, ignore_errors=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json in one step."""
@@ -152,10 +146,7 @@ class RunDirectory:
     def append(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Append one JSON object per line to `name` and bring it to the disk, before a checkpoint counts on it."""
         try:
-            with open(self.path / name, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-                file.flush()
-                os.fsync(file.fileno())
+            append_rows(self.path / name, rows)
         except OSError as error:
             raise RunError(f"cannot write {self.path / name}: {error.strerror or error}") from error
 
@@ -165,17 +156,9 @@ class RunDirectory:
         Raises:
             RunError: A line before the last is broken.
         """
-        path = self.path / name
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        rows = []
-        for number, line in enumerate(lines, 1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                if number < len(lines):
-                    raise RunError(f"{path} line {number} is broken: {error}") from error
+        rows, broken = read_rows(self.path / name)
+        if broken:
+            raise RunError(broken[0])
         return rows
 
     def keep_rows(self, name: str, key: str, last: int) -> None:

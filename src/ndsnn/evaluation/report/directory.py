@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ndsnn.atomic import sync_directory, write_atomically
+from ndsnn.atomic import replaced_directory, write_atomically
 from ndsnn.errors import RunError
 
 MANIFEST = "report.json"
@@ -28,23 +26,13 @@ def replace_report(directory: Path, files: Mapping[str, bytes], facts: Mapping[s
     """
     require_free(directory)
     manifest = json.dumps(dict(facts) | {"files": sorted(files)}, indent=2, ensure_ascii=False) + "\n"
-    target = directory.resolve()
-    new = target.with_name(f".{target.name}.new-{os.getpid()}")
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
     try:
-        for name, data in (*files.items(), (MANIFEST, manifest.encode())):
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(new / name, data)
-        if target.exists():
-            os.replace(target, old)
-        os.replace(new, target)
-        sync_directory(target.parent)
+        with replaced_directory(directory) as new:
+            for name, data in (*files.items(), (MANIFEST, manifest.encode())):
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(new / name, data)
     except OSError as error:
-        shutil.rmtree(new, ignore_errors=True)
-        if old.exists() and not target.exists():
-            os.replace(old, target)
         raise RunError(f"cannot write the report {directory}: {error.strerror or error}") from error
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def require_free(directory: Path) -> None:

@@ -149,7 +149,7 @@ def _read(name: str, path: Path) -> Record:
         raise RunError(f"not finished ({done} epochs done); go on with ndsnn train --output RUN --resume")
     summary = run.read_summary()
     try:
-        settings = flat_settings(summary["config"])
+        settings = stored_settings(summary["config"])
         record = Record(name, path, settings, summary, run.read_rows(METRICS))
         _check(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -185,7 +185,7 @@ def _missing_parts(record: Record) -> Iterator[Problem]:
         yield Problem(record.name, f"no {METRICS}: it is in the tables of accuracy, not in the curves")
 
 
-def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def stored_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored configuration by dotted name, with defaults where it says nothing.
 
     Lists become tuples, so that settings compare and hash.

@@ -20,7 +20,7 @@ from ndsnn.evaluation.report.drawing import Artist
 from ndsnn.evaluation.report.figure_model import Figure
 from ndsnn.evaluation.report.names import looks, setting_text
 from ndsnn.evaluation.report.page import render_page
-from ndsnn.evaluation.report.records import flat_settings, read_runs
+from ndsnn.evaluation.report.records import read_runs, stored_settings
 from ndsnn.evaluation.report.study import Study, build_study
 from ndsnn.evaluation.report.table_formats import to_csv, to_latex, to_markdown
 from ndsnn.evaluation.report.table_model import LeftOut, Table
@@ -78,7 +78,7 @@ class Report:
     @property
     def recipes(self) -> list[tuple[str, str]]:
         """Each recipe with those of its settings that are not ndsnn's defaults."""
-        usual = flat_settings({})
+        usual = stored_settings({})
         return [
             (
                 recipe.label,

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ndsnn.atomic import write_atomically
+from ndsnn.atomic import exclusive_lock, write_atomically
 from ndsnn.config import TrainConfig, to_plain
 from ndsnn.config_parser import read_config
 from ndsnn.errors import ConfigError, RunError
 from ndsnn.evaluation.sweep.grid import Cell, Grid, differences, identity
+from ndsnn.json_lines import append_rows, read_rows
 from ndsnn.training.run_directory import CONFIG, METRICS, RunDirectory
 
 SWEEP = "sweep.yaml"
@@ -96,19 +96,17 @@ class SweepDirectory:
         Raises:
             RunError: A sweep, or a run that one has started, is at work here.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / LOCK).touch()
-        except OSError as error:
-            raise RunError(f"cannot write {self.path}: {error.strerror or error}") from error
-        with open(self.path / LOCK, "a", encoding="utf-8") as file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                self.path.mkdir(parents=True, exist_ok=True)
+                descriptor = stack.enter_context(exclusive_lock(self.path / LOCK))
+            except BlockingIOError as error:
                 raise RunError(
                     f"a sweep, or a run that one has started, is at work in {self.path}; wait for it or stop it"
                 ) from error
-            yield file.fileno()
+            except OSError as error:
+                raise RunError(f"cannot write {self.path}: {error.strerror or error}") from error
+            yield descriptor
 
     def prepare(self, grid: Grid) -> None:
         """Write the grid as resolved and make the folders."""
@@ -147,27 +145,13 @@ class SweepDirectory:
         """Append what happened to a cell, and bring it to the disk."""
         row = {"cell": cell, "event": event, "time": round(time.time(), 3)} | more
         try:
-            with open(self.path / EVENTS, "a+b") as file:
-                if file.tell() and not _ends_with_newline(self.path / EVENTS):
-                    file.write(b"\n")
-                file.write(json.dumps(row).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_rows(self.path / EVENTS, [row])
         except OSError as error:
             raise RunError(f"cannot write {self.path / EVENTS}: {error.strerror or error}") from error
 
     def events(self) -> list[dict[str, Any]]:
         """Return all that happened; a line that was cut off by a kill is left out."""
-        path = self.path / EVENTS
-        if not path.is_file():
-            return []
-        rows = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                rows.append(dict(json.loads(line)))
-            except ValueError:
-                continue
-        return rows
+        return read_rows(self.path / EVENTS)[0]
 
     def failures(self) -> dict[str, Mapping[str, Any]]:
         """Return, of each cell whose last event is a failure, that event."""
@@ -189,9 +173,3 @@ class SweepDirectory:
 def digest(config: TrainConfig) -> str:
     """Return a short form of a configuration's identity."""
     return hashlib.sha256(identity(config).encode()).hexdigest()[:16]
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

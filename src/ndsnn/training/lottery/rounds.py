@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ndsnn.atomic import sync_directory
+from ndsnn.atomic import replaced_directory
 from ndsnn.config import TrainConfig
 from ndsnn.config_parser import config_to_yaml
 from ndsnn.errors import RunError
@@ -98,21 +97,20 @@ def write_round(
         RunError: It cannot be written.
     """
     target = run.round(record.number)
-    part = RunDirectory(target.with_name(f".{target.name}.part"))
     try:
         target.parent.mkdir(exist_ok=True)
-        shutil.rmtree(part.path, ignore_errors=True)
-        part.create(config_to_yaml(record.config))
-        part.append(METRICS, record.metrics)
-        part.append(TOPOLOGY, record.topology)
-        if best is not None:
-            shutil.copyfile(best, part.best(record.progress.best_epoch))
-        progress = {"step": record.progress.step, "progress": asdict(record.progress)}
-        save_checkpoint(part.checkpoints, tensors, dict(state) | progress)
-        part.write_summary(summary)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(part.path, target)
-        sync_directory(target.parent)
+        for left_by_a_kill in target.parent.glob(f".{target.name}.*"):
+            shutil.rmtree(left_by_a_kill, ignore_errors=True)
+        with replaced_directory(target) as new:
+            part = RunDirectory(new)
+            part.create(config_to_yaml(record.config))
+            part.append(METRICS, record.metrics)
+            part.append(TOPOLOGY, record.topology)
+            if best is not None:
+                shutil.copyfile(best, part.best(record.progress.best_epoch))
+            progress = {"step": record.progress.step, "progress": asdict(record.progress)}
+            save_checkpoint(part.checkpoints, tensors, dict(state) | progress)
+            part.write_summary(summary)
     except OSError as error:
         raise RunError(f"cannot write the round {target}: {error.strerror or error}") from error
 
