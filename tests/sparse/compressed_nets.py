@@ -3,7 +3,17 @@
 import copy
 
 import torch
-from small_nets import NO_ROUNDS, START_DENSE, given_step, named_net, optimizer_of
+from small_nets import (
+    NO_ROUNDS,
+    START_DENSE,
+    OneStep,
+    add_neurons,
+    given_step,
+    named_net,
+    optimizer_of,
+    prepared,
+    show_batch,
+)
 from torch import nn
 
 from ndsnn.sparse import compress
@@ -19,6 +29,7 @@ def both(name, *, kind="momentum", initial=0.5, final=0.9, total=14, seed=0, sha
     """Return (net, optimizer, method) in the masked and in the compressed form."""
     torch.manual_seed(seed)
     net = named_net(shapes)
+    add_neurons(name, net)
     final = 0.0 if name == "dense" else final
     if name not in START_DENSE:
         sparsify(net, final if name in CONSTANT else initial, generator=torch.Generator().manual_seed(seed))
@@ -27,7 +38,7 @@ def both(name, *, kind="momentum", initial=0.5, final=0.9, total=14, seed=0, sha
     runs = []
     for each in (net, compress(copy.deepcopy(net))):
         optimizer = optimizer_of(each, kind)
-        runs.append((each, optimizer, methods[name](each, optimizer, final, total, **settings)))
+        runs.append((each, optimizer, prepared(methods[name](each, optimizer, final, total, **settings))))
     return runs
 
 
@@ -55,6 +66,7 @@ def feed(module, gradient, channels):
 def streamed_step(net, optimizer, method, gradients, channels=0):
     """One step of a compressed net in which the gradient of each layer's dense weight is the given one."""
     optimizer.zero_grad()
+    show_batch(net, method)
     modules = dict(net.named_modules())
     for name, gradient in gradients.items():
         feed(modules[name], gradient, channels)
@@ -94,7 +106,7 @@ def require_same(masked, compressed):
         assert torch.equal(counts, other.times_active[name])
 
 
-def conv_net(seed=0):
+def conv_net(seed=0, spiking=False):
     """A net of ndsnn layers with bias, norm, stride and a linear layer, small enough to train in milliseconds."""
     from ndsnn.models import layers
 
@@ -102,7 +114,7 @@ def conv_net(seed=0):
     return nn.Sequential(
         layers.Conv2d(2, 6, 3, padding=1, bias=False),
         layers.BatchNorm2d(6),
-        nn.ReLU(),
+        OneStep() if spiking else nn.ReLU(),
         layers.Conv2d(6, 8, 3, stride=2, padding=1),
         nn.ReLU(),
         layers.Flatten(),

@@ -5,13 +5,16 @@ import io
 import torch
 from torch import nn
 
+from ndsnn.neurons import LIF
 from ndsnn.sparse.methods import methods
 from ndsnn.sparse.sparsify import sparsify
+from ndsnn.sparse.topology import weight_shape
 
-START_DENSE = {"gmp", "granet", "dense", "admm"}
+START_DENSE = {"gmp", "granet", "dense", "admm", "snip", "online", "stdp"}
 CONSTANT = {"set", "rigl", "static", "dst-ee", "dense"}
-NO_ROUNDS = {"static", "dense"}
-PRUNE_ONLY = {"gmp", "admm"}
+NO_ROUNDS = {"static", "dense", "snip"}
+PRUNE_ONLY = {"gmp", "admm", "online", "stdp"}
+SPIKING = {"stdp"}
 NO_GROWTH = {*PRUNE_ONLY, *NO_ROUNDS}
 OWN_DENSITIES = {"granet", "ndsnn-lamp"}
 BY_GRADIENT = ("ndsnn", "ndsnn-lamp", "rigl", "granet", "dst-ee")
@@ -19,13 +22,42 @@ ALL = tuple(name for name in methods if name != "lth")  # whose rounds the loop 
 DYNAMIC = tuple(name for name in ALL if name not in NO_ROUNDS)
 
 
-def conv_net(seed=0, dtype=torch.float32):
+class OneStep(nn.Module):
+    """Neurons that see one step, [N, *]."""
+
+    def __init__(self):
+        super().__init__()
+        self.neuron = LIF(v_threshold=0.3)
+
+    def forward(self, x):
+        return self.neuron(x[None])[0]
+
+
+class Layers(nn.ModuleDict):
+    """Layers side by side, for given gradients; a `neuron` beside them is none of the items."""
+
+    def items(self):
+        return {name: layer for name, layer in super().items() if name != "neuron"}.items()
+
+    def forward(self, x, steps=3, samples=4):
+        """Feed each layer spikes of its own, drawn by its name and the first number of `x`."""
+        found = []
+        for name, layer in self.items():
+            source = torch.Generator().manual_seed(int(1e4 * x.flatten()[0].abs()) + sum(name.encode()))
+            _, inputs, *kernel = weight_shape(layer)
+            spikes = torch.rand(steps * samples, inputs, *(5 for _ in kernel), generator=source) < 0.4
+            out = layer(spikes.to(x)).unflatten(0, (steps, samples))
+            found.append((self["neuron"](4 * out) if "neuron" in self else out).flatten())
+        return torch.cat(found)
+
+
+def conv_net(seed=0, dtype=torch.float32, spiking=False):
     """Two convolutions (108 and 432 weights) and a linear layer (360), with a batch norm and a bias between."""
     torch.manual_seed(seed)
     net = nn.Sequential(
         nn.Conv2d(2, 6, 3, padding=1, bias=False),
         nn.BatchNorm2d(6),
-        nn.ReLU(),
+        OneStep() if spiking else nn.ReLU(),
         nn.Conv2d(6, 8, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
@@ -42,7 +74,7 @@ def named_net(shapes):
             layers[name] = nn.Linear(shape[1], shape[0], bias=False, device="meta")
         else:
             layers[name] = nn.Conv2d(shape[1], shape[0], shape[2], bias=False, device="meta")
-    net = nn.ModuleDict(layers).to_empty(device="cpu")
+    net = Layers(layers).to_empty(device="cpu")
     for weight in net.parameters():
         nn.init.normal_(weight)
     return net
@@ -83,14 +115,34 @@ class NoisySGD(torch.optim.SGD):
 
 def start(name, *, net=None, kind="momentum", initial=0.5, final=0.9, total=24, seed=0, **settings):
     """Return net, optimizer and method; the constant methods are sparsified at `final`."""
-    net = conv_net(seed) if net is None else net
+    net = conv_net(seed, spiking=name in SPIKING) if net is None else net
+    add_neurons(name, net)
     final = 0.0 if name == "dense" else final
     if name not in START_DENSE:
         sparsify(net, final if name in CONSTANT else initial, generator=torch.Generator().manual_seed(seed))
     optimizer = optimizer_of(net, kind)
     if name not in NO_ROUNDS:
         settings = {"update_every": 3} | settings
-    return net, optimizer, methods[name](net, optimizer, final, total, **settings)
+    return net, optimizer, prepared(methods[name](net, optimizer, final, total, **settings))
+
+
+def add_neurons(name, net):
+    """Put neurons behind the layers of a `Layers` for the methods that look at spikes."""
+    if name in SPIKING and isinstance(net, Layers):
+        net["neuron"] = LIF()
+
+
+def prepared(method):
+    """Let a method choose its connections, if it does so before the first step; returns it."""
+    if method.images_per_class:
+        method.prepare([batch(0, dtype=method.layers[0].weight.dtype)], lambda outputs, _: outputs.square().mean())
+    return method
+
+
+def show_batch(net, method):
+    """Call the network, whose output does not matter, for the methods that look at what it reads."""
+    if hasattr(method, "see"):
+        net(batch(method.steps_done)[0])
 
 
 def train_step(net, optimizer, method, step):
@@ -105,6 +157,7 @@ def train_step(net, optimizer, method, step):
 def given_step(net, optimizer, method, gradients):
     """One step in which the gradient of each layer's weight is the given one (the loss is Σ w·c)."""
     optimizer.zero_grad()
+    show_batch(net, method)
     modules = dict(net.named_modules())
     sum((modules[name].weight * c).sum() for name, c in gradients.items()).backward()
     optimizer.step()

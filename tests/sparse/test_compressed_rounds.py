@@ -12,9 +12,11 @@ from small_nets import (
     NO_GROWTH,
     NO_ROUNDS,
     PRUNE_ONLY,
+    SPIKING,
     START_DENSE,
     batch,
     optimizer_of,
+    prepared,
 )
 from torch import nn
 
@@ -65,7 +67,7 @@ def test_training_through_forward(name):
     """Real losses: convolutions, norm, biases; the gradient comes from the compressed layers' own backward."""
     runs = []
     for form in ("masked", "compressed"):
-        net = conv_net()
+        net = conv_net(spiking=name in SPIKING)
         if name not in START_DENSE:
             at = 0.5 if name == "ndsnn" else 0.8
             sparsify(net, at, generator=torch.Generator().manual_seed(0))
@@ -73,7 +75,7 @@ def test_training_through_forward(name):
             compress(net)
         optimizer = optimizer_of(net)
         keywords = {} if name in NO_ROUNDS else {"update_every": 3}
-        method = methods[name](net, optimizer, 0.0 if name == "dense" else 0.8, 16, **keywords)
+        method = prepared(methods[name](net, optimizer, 0.0 if name == "dense" else 0.8, 16, **keywords))
         losses = []
         for step in range(16):
             images, labels = batch(step)

@@ -12,6 +12,7 @@ from small_nets import (
     NO_GROWTH,
     OWN_DENSITIES,
     PRUNE_ONLY,
+    SPIKING,
     START_DENSE,
     batch,
     conv_net,
@@ -20,6 +21,7 @@ from small_nets import (
     named_net,
     optimizer_of,
     same,
+    show_batch,
     snapshot,
     start,
     train_step,
@@ -245,7 +247,7 @@ def test_layers_of_the_same_shape_grow_differently():
 def test_gradients_are_zero_at_inactive_places(name):
     """So that clipping by norm sees alive weights only; at update steps too."""
     net, optimizer, method = start(name)
-    twin = conv_net()
+    twin = conv_net(spiking=name in SPIKING)
     for step in range(24):
         images, labels = batch(step)
         optimizer.zero_grad()
@@ -379,6 +381,7 @@ def test_weights_that_are_not_finite_never_break_the_count(name):
     for step in range(method.rounds[0] - 1):
         train_step(net, optimizer, method, step)
     optimizer.zero_grad()
+    show_batch(net, method)
     sum(layer.weight.sum() for layer in method.layers).backward()
     with torch.no_grad():
         for layer in method.layers:
@@ -404,7 +407,7 @@ def test_a_missing_gradient_is_an_error_that_names_the_layer(name):
 
 
 def test_methods_without_gradient_need_no_backward():
-    for name in ("set", "gmp", "admm"):
+    for name in ("set", "gmp", "admm", "online"):
         _, _, method = start(name)
         assert [method.step() is None for _ in range(3)] == [True, True, False]
 
@@ -470,9 +473,9 @@ def test_nan_and_minus_zero_in_inactive_places_are_wiped_at_every_step(name):
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_dense_layers_stay_dense(name):
     """Where the exchange may bring back the dead, too."""
-    net = conv_net()
+    net = conv_net(spiking=name in SPIKING)
     optimizer = optimizer_of(net)
-    start_at = {"gmp": 0.0, "admm": 0.0, "granet": 0.3, "ndsnn": 0.3}.get(name, 0.8)
+    start_at = {"granet": 0.3, "ndsnn": 0.3}.get(name, 0.0 if name in PRUNE_ONLY else 0.8)
     sparsify(net, start_at, dense_layers=["0"])
     extra = {} if name in PRUNE_ONLY else {"regrow_dropped": True}
     method = methods[name](net, optimizer, 0.8, 12, update_every=2, **extra)
@@ -530,6 +533,9 @@ def test_defaults_and_accepted_settings():
     assert accepted_settings(NDSNN) == accepted_settings(RigL) == shared | exchange
     assert accepted_settings(methods["dst-ee"]) == shared | exchange | {"exploration", "epsilon"}
     assert accepted_settings(methods["gmp"]) == shared
+    assert accepted_settings(methods["online"]) == shared | {"threshold", "shrink"}
+    assert accepted_settings(methods["stdp"]) == shared | {"decay", "depression", "smoothing", "samples"}
+    assert accepted_settings(methods["snip"]) == {"samples_per_class"}
     assert accepted_settings(methods["static"]) == accepted_settings(methods["dense"]) == frozenset()
     net = sparsify(conv_net(), 0.5)
     method = NDSNN(net, optimizer_of(net), 0.9, 40_000)

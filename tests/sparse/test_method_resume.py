@@ -7,6 +7,7 @@ import torch
 from small_nets import (
     ALL,
     NO_ROUNDS,
+    SPIKING,
     START_DENSE,
     conv_net,
     masks_of,
@@ -106,7 +107,7 @@ def test_alive_weights_of_value_zero_stay_alive():
     assert all(torch.equal(mask, masks_of(method2)[name]) for name, mask in masks_of(method).items())
 
 
-@pytest.mark.parametrize("name", ["ndsnn", "gmp", "granet", "set", "dst-ee"])
+@pytest.mark.parametrize("name", ["ndsnn", "gmp", "online", "granet", "set", "dst-ee"])
 def test_a_network_with_the_masks_of_mid_run_continues_from_the_counts_of_the_start(name):
     """As a sparse file gives it back: without the state the ramp would start anew from what is alive now."""
     net, optimizer, method = run(name, "momentum", 9)
@@ -143,6 +144,13 @@ def refuse(net, optimizer, method, state, words=None):
         ("ndsnn", {"regrow_dropped": True}),
         ("set", {"seed": 5}),
         ("gmp", {"update_every": 3}),
+        ("snip", {"samples_per_class": 5}),
+        ("online", {"threshold": 0.5}),
+        ("online", {"shrink": 0.4}),
+        ("stdp", {"decay": 0.4}),
+        ("stdp", {"depression": 0.4}),
+        ("stdp", {"smoothing": 0.4}),
+        ("stdp", {"samples": 4}),
         ("granet", {"death_ratio": 0.4}),
         ("dst-ee", {"exploration": 0.5}),
         ("dst-ee", {"epsilon": 0.5}),
@@ -153,7 +161,7 @@ def test_other_settings_are_refused(name, other):
     _, _, source = run(name, "momentum", 5)
     other = dict(other)
     seed = other.pop("seed", None)
-    net = conv_net(seed=3)
+    net = conv_net(seed=3, spiking=name in SPIKING)
     final, total = other.pop("final", 0.9), other.pop("total", TOTAL)
     if name not in START_DENSE:
         sparsify(net, 0.5 if name == "ndsnn" else final)
@@ -164,7 +172,15 @@ def test_other_settings_are_refused(name, other):
 
 
 @pytest.mark.parametrize(
-    ("saved", "loaded"), [("set", "rigl"), ("rigl", "dst-ee"), ("static", "set"), ("gmp", "granet")]
+    ("saved", "loaded"),
+    [
+        ("set", "rigl"),
+        ("rigl", "dst-ee"),
+        ("static", "set"),
+        ("gmp", "granet"),
+        ("gmp", "online"),
+        ("snip", "static"),
+    ],
 )
 def test_another_method_is_refused(saved, loaded):
     _, _, source = run(saved, "momentum", 5)

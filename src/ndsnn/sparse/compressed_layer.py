@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -79,12 +80,24 @@ class CompressedLayer(SparseLayer):
             self._stream = GrowthStream(self.name, self.module, limit(), score)
             return self._stream
 
+        # Python's garbage collector can't see what a tensor's hook refers to.
+        layer = weakref.ref(self)
+
         def note_accumulation(weight: Tensor) -> None:
-            if self._stream is not None and weight.grad is not None:
-                self._stream.accumulated = (weight.grad, weight.grad._version)
+            owner = layer()
+            if owner is not None and weight.grad is not None:
+                owner._take_gradient(weight.grad)
 
         self.module.watcher = sink
         set_gradient_hook(self.weight, note_accumulation)
+
+    def _take_gradient(self, gradient: Tensor) -> None:
+        """Remember which gradient the stream belongs to."""
+        if self._stream is None:
+            return
+        if self.shows_overflow and not self._stream.finite:
+            gradient.fill_(torch.nan)
+        self._stream.accumulated = (gradient, gradient._version)
 
     def _require_first_pass(self) -> None:
         """Check that the pass which begins does not add to the gradient that was streamed already."""

@@ -27,7 +27,13 @@ class SparseLayer(ABC):
     Args:
         name: Path of the module in the network.
         module: The module.
+
+    Attributes:
+        shows_overflow: Whether `weight.grad` is not finite where the dense gradient of an update step is not, so
+            that whoever checks gradients, such as a gradient scaler, sees it.
     """
+
+    shows_overflow = False
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name = name

@@ -6,6 +6,7 @@ and the state dict keeps its plain keys. What is alive is told by the mask, neve
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 
 import torch
@@ -32,6 +33,7 @@ class MaskedLayer(SparseLayer):
         super().__init__(name, module)
         self._dense_gradient: Tensor | None = None
         self._accumulated: tuple[Tensor, int] | None = None
+        self._wanted: Callable[[], bool] = bool
 
     @property
     def weight(self) -> nn.Parameter:
@@ -80,17 +82,30 @@ class MaskedLayer(SparseLayer):
     def watch_gradient(self, wanted: Callable[[], bool], limit: Callable[[], int], score: GrowthScore) -> None:
         """Let only alive weights receive gradient, and keep the dense one while `wanted()` is true."""
         self._require_trained()
+        self._wanted = wanted
+        # Python's garbage collector can't see what a tensor's hook refers to.
+        layer, module = weakref.ref(self), weakref.ref(self.module)
 
         def keep_alive_part(weight: Tensor) -> None:
-            gradient = weight.grad
-            if gradient is None:
+            gradient, owner, masked = weight.grad, layer(), module()
+            if gradient is None or masked is None:
                 return
-            if wanted():
-                self._keep_dense(gradient)
-            gradient.masked_fill_(~self.mask, 0)
-            self._accumulated = (gradient, gradient._version)
+            dead = ~masked.get_buffer(MASK)
+            if owner is None:
+                gradient.masked_fill_(dead, 0)
+            else:
+                owner._take_gradient(gradient, dead)
 
         set_gradient_hook(self.weight, keep_alive_part)
+
+    def _take_gradient(self, gradient: Tensor, dead: Tensor) -> None:
+        """Keep the dense gradient if it is wanted, and the alive part in `grad`."""
+        if self._wanted():
+            self._keep_dense(gradient)
+            if self.shows_overflow:
+                dead &= gradient.isfinite()
+        gradient.masked_fill_(dead, 0)
+        self._accumulated = (gradient, gradient._version)
 
     def _keep_dense(self, gradient: Tensor) -> None:
         """Keep the dense gradient; micro-batches that accumulate into the same `grad` are summed.

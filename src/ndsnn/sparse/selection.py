@@ -35,6 +35,23 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return smallest(-scores, count)
 
 
+def ranks(*keys: Tensor) -> Tensor:
+    """Return the rank of each entry in ascending order of the first key, ties by the next one, then by index.
+
+    Args:
+        keys: Numbers or booleans [n] each, without NaN.
+
+    Returns:
+        0 … n − 1 in the order of the entries [n], float64.
+    """
+    order = torch.arange(len(keys[0]), device=keys[0].device)
+    for key in reversed(keys):
+        order = order[torch.argsort(key[order], stable=True)]
+    place = torch.empty(len(order), dtype=torch.float64, device=order.device)
+    place[order] = torch.arange(len(order), dtype=torch.float64, device=order.device)
+    return place
+
+
 def stream_key(*parts: int | str) -> int:
     """Return a 64-bit key for `random_scores` that depends on `parts` alone."""
     text = "\x1f".join(str(part) for part in parts)

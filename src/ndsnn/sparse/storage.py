@@ -13,12 +13,14 @@ version, layers, distribution and how the network was built, so that `load` can 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -72,15 +74,11 @@ def load(path: str | Path, net: nn.Module | None = None) -> nn.Module:
         CheckpointError: The file is missing, broken, of another network, or does not say how to build it.
     """
     tensors, header = read_sparse_file(Path(path))
-    if net is None:
-        if header["architecture"] is None:
-            raise CheckpointError(f"{path} does not say how its network is built; pass one: ndsnn.load(path, net)")
-        try:
-            net = models.build(header["architecture"])
-        except (NdsnnError, TypeError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} describes a network that cannot be built: {error}") from error
+    if net is None and header["architecture"] is None:
+        raise CheckpointError(f"{path} does not say how its network is built; pass one: ndsnn.load(path, net)")
     try:
-        return unpack_network(net, tensors, header)
+        contents = _parse(tensors, header)
+        return _unpack(_build(header["architecture"], contents) if net is None else net, contents)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -97,13 +95,34 @@ def read_sparse_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safetensors.safe_open(str(path), framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("ndsnn", "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
+    # A header may be nested too deeply, and safetensors knows types that torch does not have.
+    except (safetensors.SafetensorError, ValueError, OSError, RecursionError, LookupError, TypeError) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but no sparse network of ndsnn")
     if header.get("version") != VERSION:
         raise CheckpointError(f"{path} has format version {header.get('version')}; this ndsnn reads {VERSION}")
+    if problem := _header_problem(header):
+        raise CheckpointError(f"{path}: its header is malformed ({problem})")
     return tensors, header
+
+
+def _header_problem(header: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with the entries of a header; None if nothing is."""
+    layers = header.get("layers")
+    if not isinstance(layers, dict):
+        return "no layers"
+    for key, entry in layers.items():
+        shape = entry.get("shape") if isinstance(entry, dict) else None
+        if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+            return f"the shape of {key!r}"
+        alive = entry.get("alive")
+        if type(alive) is not int or not 0 <= alive <= math.prod(shape):
+            return f"the alive weights of {key!r}"
+    for name in ("distribution", "architecture", "notes"):
+        if not isinstance(header.get(name, None if name == "notes" else ""), dict | None):
+            return f"its {name}"
+    return None
 
 
 def pack_network(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -137,18 +156,62 @@ def unpack_network(net: nn.Module, tensors: Mapping[str, Tensor], header: Mappin
     Raises:
         CheckpointError: Something is missing, malformed or belongs to another network.
     """
+    return _unpack(net, _parse(tensors, header))
+
+
+class _Contents(NamedTuple):
+    """What a sparse file holds, checked by itself: tensors that are not sparse, and sparse layers."""
+
+    plain: dict[str, Tensor]
+    shapes: dict[str, tuple[int, ...]]
+    layers: dict[str, tuple[Tensor, Tensor | None]]
+    distribution: Distribution
+
+    def description(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Return shape and dtype of each tensor of the dense state dict."""
+        sparse = {key: (self.shapes[key], values.dtype) for key, (values, _) in self.layers.items()}
+        return sparse | {key: (tuple(value.shape), value.dtype) for key, value in self.plain.items()}
+
+
+def _parse(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> _Contents:
     try:
         shapes = {key: tuple(int(n) for n in entry["shape"]) for key, entry in header["layers"].items()}
         spread = header["distribution"] or asdict(Distribution())
         distribution = Distribution(str(spread["name"]), tuple(map(str, spread["dense_layers"])))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"its header is malformed ({error!r})") from error
     layers = {key: unpack_values(key, shape, tensors) for key, shape in shapes.items()}
     parts = {f"{key}.{part}" for key in layers for part in ("values", "bitmask", "positions")}
     plain = {key: value for key, value in tensors.items() if key not in parts}
-    theirs = {key: (shapes[key], values.dtype) for key, (values, _) in layers.items()}
-    theirs |= {key: (tuple(value.shape), value.dtype) for key, value in plain.items()}
-    _require_same_tensors(_dense_description(net), theirs)
+    return _Contents(plain, shapes, layers, distribution)
+
+
+def _build(architecture: Mapping[str, Any], contents: _Contents) -> nn.Module:
+    """Build the network that a file describes, once it is known to be the one that the file fills.
+
+    Raises:
+        CheckpointError: It cannot be built, is another one, or does not fit into the memory of this machine.
+    """
+    described = contents.description()
+    needed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in described.values())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise CheckpointError(f"its network has {needed / 1e9:,.1f} GB; this machine has {memory / 1e9:,.1f} GB")
+    try:
+        # Without memory first, so that nothing of a size that the file does not account for is ever allocated. A
+        # user's own builder may not be able to do without.
+        with contextlib.suppress(RuntimeError), torch.device("meta"):
+            _require_same_tensors(_dense_description(models.build(architecture)), described)
+        return models.build(architecture)
+    except CheckpointError:
+        raise
+    except (NdsnnError, TypeError, LookupError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"it describes a network that cannot be built: {error}") from error
+
+
+def _unpack(net: nn.Module, contents: _Contents) -> nn.Module:
+    plain, shapes, layers, distribution = contents
+    _require_same_tensors(_dense_description(net), contents.description())
     if unknown := sorted(layers.keys() - {weight_key(name) for name in maskable_modules(net)}):
         raise CheckpointError(f"it is of another architecture: {unknown[0]!r} cannot be sparse in the network")
     _fill(net, plain, shapes, layers)

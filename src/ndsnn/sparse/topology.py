@@ -58,7 +58,7 @@ def maskable_modules(net: nn.Module) -> dict[str, nn.Module]:
         if "weight" not in module._parameters or module._parameters["weight"] is None:
             raise SparsityError(
                 f"layer {name!r} has no plain `weight` parameter (a parametrization or torch pruning holds it); "
-                f"make it permanent first"
+                f"call ndsnn.from_prune(net) if it is a mask of torch, else make it permanent first"
             )
         if id(module.weight) not in seen:
             seen.add(id(module.weight))

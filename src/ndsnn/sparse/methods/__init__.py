@@ -9,11 +9,14 @@ from ndsnn.sparse.methods.granet import GraNet
 from ndsnn.sparse.methods.lamp import LampNDSNN
 from ndsnn.sparse.methods.lth import LTH
 from ndsnn.sparse.methods.ndsnn import NDSNN
+from ndsnn.sparse.methods.online import OnlinePruning
 from ndsnn.sparse.methods.random_growth import RandomNDSNN
 from ndsnn.sparse.methods.registry import accepted_settings, methods
 from ndsnn.sparse.methods.rigl import RigL
 from ndsnn.sparse.methods.set import SET
+from ndsnn.sparse.methods.snip import SNIP, snip
 from ndsnn.sparse.methods.static import Dense, Static
+from ndsnn.sparse.methods.stdp import STDPPruning
 from ndsnn.sparse.methods.updates import LayerUpdate, TopologyUpdate
 
 __all__ = [
@@ -23,16 +26,20 @@ __all__ = [
     "LTH",
     "NDSNN",
     "SET",
+    "SNIP",
     "ConstantSparsity",
     "Dense",
     "GraNet",
     "LampNDSNN",
     "LayerUpdate",
+    "OnlinePruning",
     "RandomNDSNN",
     "RigL",
+    "STDPPruning",
     "SparseTraining",
     "Static",
     "TopologyUpdate",
     "accepted_settings",
     "methods",
+    "snip",
 ]

@@ -13,6 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ndsnn.errors import ConfigError
 from ndsnn.sparse.handle import SparseLayer
+from ndsnn.sparse.methods.attachment import before_update, gradient_scale
 from ndsnn.sparse.methods.gmp import GMP
 from ndsnn.sparse.selection import largest
 
@@ -60,7 +61,7 @@ class ADMM(GMP):
         self.rho = float(rho)
         self.records["u"] = {layer.name: torch.zeros_like(layer.active_values()) for layer in self.layers}
         self.records["z"] = {layer.name: self._projection(layer) for layer in self.layers}
-        _take_over(optimizer, self)
+        _take_over(self.optimizer, self)
 
     def target_counts(self, q: int) -> dict[str, int]:
         """Return the initial counts before the last round, the final ones in it."""
@@ -92,11 +93,12 @@ class ADMM(GMP):
         """Add ρ·(W − Z + U) to the gradients of layers that are to be pruned, before an optimizer step."""
         if "u" not in self.records or not self.rho:
             return
+        rho = self.rho * gradient_scale(self.optimizer)
         for layer in self.layers:
             gradient = layer.weight.grad
             if gradient is not None and self.final_counts[layer.name] < layer.nnz:
                 away = self._sum(layer) - self.records["z"][layer.name]
-                gradient.add_(layer.per_weight(self.rho * away).to(gradient))
+                gradient.add_(layer.per_weight(rho * away).to(gradient))
 
     def _sum(self, layer: SparseLayer) -> Tensor:
         """Return W + U [nnz]."""
@@ -122,9 +124,9 @@ def _take_over(optimizer: torch.optim.Optimizer, method: ADMM) -> None:
         before.remove()
     owner = weakref.ref(method)
 
-    def add(*_: Any) -> None:
+    def add() -> None:
         alive = owner()
         if alive is not None:
             alive.add_penalty()
 
-    _penalties[optimizer] = optimizer.register_step_pre_hook(add)
+    _penalties[optimizer] = before_update(optimizer, add)

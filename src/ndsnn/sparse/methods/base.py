@@ -12,7 +12,7 @@ are free than G asks for, the exchange shrinks to what is free, so no alive weig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from functools import partial
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from ndsnn.errors import CheckpointError, ConfigError, NonFiniteError, SparsityE
 from ndsnn.sparse.bits import unpack_mask
 from ndsnn.sparse.distributions import check_sparsity, round_half_up
 from ndsnn.sparse.handle import SparseLayer
-from ndsnn.sparse.methods.clock import RoundClock
+from ndsnn.sparse.methods.attachment import Attachable, innermost
 from ndsnn.sparse.methods.records import WeightRecords
 from ndsnn.sparse.methods.updates import LayerUpdate, TopologyUpdate
 from ndsnn.sparse.schedules import UpdateSchedule, cosine_ratio, cubic_count, fit_schedule
@@ -33,8 +33,8 @@ from ndsnn.sparse.sparsify import Distribution, recorded_distribution, require_s
 from ndsnn.sparse.topology import sparse_layers
 
 
-class SparseTraining(RoundClock):
-    """Base of all methods: call `step()` after each `optimizer.step()`.
+class SparseTraining(Attachable):
+    """Base of all methods: call `step()` after each `optimizer.step()`, or `attach` it to the optimizer.
 
     A method of one's own overrides `drop_scores` or `grow_scores`, seldom a count such as `target_counts`.
 
@@ -85,7 +85,7 @@ class SparseTraining(RoundClock):
                 f"death ratios must be 0 ≤ min_death_ratio ≤ death_ratio ≤ 1, "
                 f"not {min_death_ratio!r} and {death_ratio!r}"
             )
-        self.net, self.optimizer = net, optimizer
+        self.net, self.optimizer = net, innermost(optimizer)
         self.final_sparsity, self.total_steps = final_sparsity, total_steps
         self.initial_death_ratio, self.min_death_ratio = death_ratio, min_death_ratio
         self.regrow_dropped, self.seed = regrow_dropped, seed
@@ -164,6 +164,20 @@ class SparseTraining(RoundClock):
         assert gradient is not None
         return gradient.abs()
 
+    @property
+    def images_per_class(self) -> int:
+        """Training images of each class that `prepare` is to be called with before the first step; 0 for none."""
+        return 0
+
+    def prepare(
+        self, batches: Iterable[tuple[Tensor, Tensor]], loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> TopologyUpdate | None:
+        """Choose connections by a few labelled images, before the first step. By default nothing happens."""
+        return None
+
+    def before_round(self, q: int) -> None:
+        """Called before round q decides, for methods that measure something first; it may refuse the round."""
+
     def after_round(self, q: int) -> None:
         """Called when round q is done, for methods that keep a record of the topology."""
 
@@ -175,7 +189,9 @@ class SparseTraining(RoundClock):
 
         Raises:
             NonFiniteError: The gradient of an update step is not finite; nothing was changed.
+            ConfigError: The method is attached, so the optimizer makes this call.
         """
+        self._require_step_due()
         self.require_finite_gradients()
         with self._next_step():
             q = self.current_round
@@ -259,6 +275,7 @@ class SparseTraining(RoundClock):
 
     def _rewire(self, q: int) -> TopologyUpdate:
         """Decide for all layers, then change all, so that a refusal leaves everything as it was."""
+        self.before_round(q)
         targets = self.target_counts(q)
         changes = [self._choose(layer, q, targets[layer.name]) for layer in self.layers]
         rows = []

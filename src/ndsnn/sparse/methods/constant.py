@@ -23,7 +23,8 @@ class ConstantSparsity(SparseTraining):
         if wanted != sum(self.initial_counts.values()):
             raise SparsityError(
                 f"{type(self).__name__} keeps the network's sparsity, which is {self.current_sparsity():.6g}, "
-                f"but final_sparsity is {self.final_sparsity}: call ndsnn.sparsify(net, {self.final_sparsity})"
+                f"but final_sparsity is {self.final_sparsity}: call ndsnn.sparsify(net, {self.final_sparsity}), "
+                f"or, of imported masks, give final_sparsity=ndsnn.sparsity(net)"
             )
         return dict(self.initial_counts)
 

@@ -28,6 +28,10 @@ class WeightRecords:
     def __getitem__(self, name: str) -> dict[str, Tensor]:
         return self._records[name]
 
+    def get(self, name: str) -> dict[str, Tensor]:
+        """Return the vectors of a name by layer; an empty dict where there are none."""
+        return self._records.get(name, {})
+
     def __contains__(self, name: object) -> bool:
         return name in self._records
 

@@ -13,26 +13,34 @@ from ndsnn.sparse.methods.granet import GraNet
 from ndsnn.sparse.methods.lamp import LampNDSNN
 from ndsnn.sparse.methods.lth import LTH
 from ndsnn.sparse.methods.ndsnn import NDSNN
+from ndsnn.sparse.methods.online import OnlinePruning
 from ndsnn.sparse.methods.random_growth import RandomNDSNN
 from ndsnn.sparse.methods.rigl import RigL
 from ndsnn.sparse.methods.set import SET
+from ndsnn.sparse.methods.snip import SNIP
 from ndsnn.sparse.methods.static import Dense, Static
+from ndsnn.sparse.methods.stdp import STDPPruning
 
-methods: Registry[type[SparseTraining]] = Registry("method")
-for _name, _method in {
+_METHODS: dict[str, type[SparseTraining]] = {
     "ndsnn": NDSNN,
     "ndsnn-random": RandomNDSNN,
     "ndsnn-lamp": LampNDSNN,
     "set": SET,
     "rigl": RigL,
     "static": Static,
+    "snip": SNIP,
     "gmp": GMP,
+    "online": OnlinePruning,
+    "stdp": STDPPruning,
     "granet": GraNet,
     "dst-ee": DSTEE,
     "lth": LTH,
     "admm": ADMM,
     "dense": Dense,
-}.items():
+}
+
+methods: Registry[type[SparseTraining]] = Registry("method")
+for _name, _method in _METHODS.items():
     methods.register(_name)(_method)
 
 
