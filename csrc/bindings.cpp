@@ -519,13 +519,13 @@ NB_MODULE(_native, m) {
     nb::class_<Neuron>(m, "Neuron")
         .def(
             "__init__",
-            [](Neuron* n, float tau, float threshold, std::optional<float> reset, bool decay_input, bool detach,
-               Surrogate surrogate, float alpha) {
-                new (n) Neuron{tau,         threshold, reset.value_or(0), reset.has_value(),
+            [](Neuron* n, float tau, float threshold, std::optional<float> reset, float subtract, bool decay_input,
+               bool detach, Surrogate surrogate, float alpha) {
+                new (n) Neuron{tau,         threshold, reset.value_or(0), subtract, reset.has_value(),
                                decay_input, detach,    surrogate,         alpha};
             },
-            nb::arg("tau"), nb::arg("threshold"), nb::arg("reset").none(), nb::arg("decay_input"),
-            nb::arg("detach"), nb::arg("surrogate"), nb::arg("alpha"));
+            nb::arg("tau"), nb::arg("threshold"), nb::arg("reset").none(), nb::arg("subtract"),
+            nb::arg("decay_input"), nb::arg("detach"), nb::arg("surrogate"), nb::arg("alpha"));
     nb::class_<Engine>(m, "Engine")
         .def(nb::init<int, const std::string&>(), nb::arg("samples"), nb::arg("isa") = "")
         .def_prop_ro("isa", &Engine::isa)

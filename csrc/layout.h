@@ -135,7 +135,8 @@ struct Term {
 enum class Surrogate : int { Atan, Sigmoid, Triangle, Rectangle };
 
 struct Neuron {
-    float tau, threshold, reset;
+    float tau, threshold;
+    float reset, subtract;  // by a hard and by a soft reset
     bool hard, decay_input, detach;
     Surrogate surrogate;
     float alpha;

@@ -155,6 +155,41 @@ def test_soft_reset_by_hand():
     assert out.potentials.flatten().tolist() == [0.5, 0.0, 1.5, 0.75]
 
 
+def test_soft_reset_by_another_amount_by_hand():
+    # tau = 2, no decay of the input: h = v/2 + x; 2 is subtracted, which is 1 of the decayed potential.
+    p = LIFParameters(tau=2.0, v_reset=None, decay_input=False, subtract=2.0)
+    out = lif(torch.tensor([0.5, 0.75, 2.5, 0.0]).reshape(4, 1), parameters=p)
+    #  h = 0.5, 1.0 (fires, −1 left), 2.0 (fires, 0 left), 0
+    assert out.spikes.flatten().tolist() == [0, 1, 1, 0]
+    assert out.potentials.flatten().tolist() == [0.5, -1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("beta", [0.25, 0.875])
+def test_soft_reset_of_the_decayed_potential_equals_snntorch(beta):
+    """snnTorch's default takes θ from β·U: the same as θ/β from U."""
+    snntorch = pytest.importorskip("snntorch")
+    x = currents(8, 4, 60, dtype=torch.float64).requires_grad_()
+    leaky = snntorch.Leaky(beta=beta, threshold=0.75, spike_grad=snntorch.surrogate.atan(alpha=2.0)).double()
+    membrane, theirs = leaky.reset_mem(), []
+    for current in x:
+        fired, membrane = leaky(current, membrane)
+        theirs.append(fired)
+    theirs = torch.stack(theirs)
+    weights = torch.rand(theirs.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    (expected,) = torch.autograd.grad((theirs * weights).sum(), x)
+    p = LIFParameters(1 / (1 - beta), 0.75, None, False, True, "atan", 2.0, subtract=0.75 / beta)
+    mine = lif(x, parameters=p).spikes
+    assert 0.05 < float(mine.detach().mean()) < 0.95
+    assert torch.equal(mine, theirs)
+    torch.testing.assert_close(torch.autograd.grad((mine * weights).sum(), x)[0], expected, rtol=1e-6, atol=1e-7)  # its spikes are float32
+
+
+@pytest.mark.parametrize(("v_reset", "subtract"), [(0.0, 1.0), (None, 0.0), (None, -1.0), (None, float("nan"))])
+def test_bad_soft_reset(v_reset, subtract):
+    with pytest.raises(ConfigError, match="subtract"):
+        LIFParameters(v_reset=v_reset, subtract=subtract)
+
+
 def test_reset_potential_by_hand():
     # tau = 2, v_reset = -1: starts at -1 and decays towards it; h = v + (x - (v + 1)) / 2.
     p = LIFParameters(tau=2.0, v_threshold=0.5, v_reset=-1.0)

@@ -63,10 +63,10 @@ struct Sums {
 template <bool hard, bool detach, Surrogate kind, InputKind input, class E>
 Sums differentiate(const Backward<E>& b, size_t n, const Input<E>& in) {
     const vf decay = splat(b.k.keep), gain = splat(b.k.gain), threshold = splat(b.k.threshold),
-             reset = splat(b.k.start);
+             reset = splat(b.k.reset);
     Sums sums;
     for (size_t p = 0; p < n; p++) {
-        vf v = reset;
+        vf v = splat(b.k.start);
         for (int t = 0; t < b.steps; t++) {
             const vf h = v * decay + Input<E>::template at<input>(in, t, p);
             store(b.potentials + t * lanes, h);
@@ -76,7 +76,7 @@ Sums differentiate(const Backward<E>& b, size_t n, const Input<E>& in) {
         for (int t = b.steps - 1; t >= 0; t--) {
             const vf h = load(b.potentials + t * lanes);
             vf go = load(b.go + t * b.go_step + p * lanes);
-            if constexpr (!detach) go += gv * (hard ? reset - h : -threshold);
+            if constexpr (!detach) go += gv * (hard ? reset - h : -reset);
             const vf through = hard ? choose(h >= threshold, vf{}, gv) : gv;
             const vf gh = go * derivative<kind>(h - threshold, b.alpha) + through;
             gv = gh * decay;

@@ -1,6 +1,6 @@
 // What neurons integrate: the rows of their terms, and the constants of their equations.
 //
-// h[t] = keep·v[t-1] + gain·x[t] + bias,  o[t] = h[t] ≥ ϑ,  v[t] = o ? v_reset : h (hard) or h - ϑ·o (soft),
+// h[t] = keep·v[t-1] + gain·x[t] + bias,  o[t] = h[t] ≥ ϑ,  v[t] = o ? v_reset : h (hard) or h - r·o (soft),
 // x[t] = Σ over terms of scale[c]·y[t] + shift[c].
 #pragma once
 #include <algorithm>
@@ -12,20 +12,22 @@ namespace ndsnn::NDSNN_ISA_NAME {
 
 struct Constants {
     float keep, gain, bias, start, threshold;
+    float reset;  // what the potential is set to (hard), or loses (soft)
     explicit Constants(const Neuron& n) {
-        const float k = 1 / n.tau, reset = n.hard ? n.reset : 0;
+        const float k = 1 / n.tau;
         keep = 1 - k;
         gain = n.decay_input ? k : 1;
-        bias = k * reset;
-        start = reset;
+        start = n.hard ? n.reset : 0;
+        bias = k * start;
         threshold = n.threshold;
+        reset = n.hard ? n.reset : n.subtract;
     }
 };
 
 template <bool hard>
 NDSNN_INLINE vf after_reset(vf h, vf threshold, vf reset) {
     const vi fired = h >= threshold;
-    return hard ? choose(fired, reset, h) : h - choose(fired, threshold, vf{});
+    return hard ? choose(fired, reset, h) : h - choose(fired, reset, vf{});
 }
 
 // What a unit of work covers: all steps of some rows of one block, before the pool.
@@ -270,10 +272,10 @@ inline std::vector<const Current*> computed(const std::vector<Term>& terms) {
 // Spikes of n places to bits [t][n]; returns their number.
 template <bool hard, InputKind kind, class E>
 long long integrate(const Constants& k, int steps, size_t n, bits_t valid, const Input<E>& in, bits_t* bits) {
-    const vf decay = splat(k.keep), threshold = splat(k.threshold), reset = splat(k.start);
+    const vf decay = splat(k.keep), threshold = splat(k.threshold), reset = splat(k.reset);
     long long count = 0;
     for (size_t p = 0; p < n; p++) {
-        vf v = reset;
+        vf v = splat(k.start);
         for (int t = 0; t < steps; t++) {
             const vf h = v * decay + Input<E>::template at<kind>(in, t, p);
             const bits_t o = at_least(h, threshold) & valid;

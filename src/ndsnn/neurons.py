@@ -20,11 +20,13 @@ class LIFParameters:
     Args:
         tau: Membrane time constant τ in steps, above 1.
         v_threshold: Threshold ϑ; the neuron fires where its potential reaches it.
-        v_reset: Potential after a spike (hard reset), below the threshold; None subtracts ϑ instead (soft reset).
+        v_reset: Potential after a spike (hard reset), below the threshold; None subtracts instead (soft reset).
         decay_input: Whether the input is divided by τ too.
         detach_reset: Whether the gradient through the reset is cut.
         surrogate: Name of the surrogate derivative, a key of `ndsnn.surrogates.SURROGATES`.
         alpha: Steepness of the surrogate; None takes its default.
+        subtract: What a soft reset takes from the potential, above 0; None takes ϑ. With ϑ/(1 − 1/τ) the decayed
+            potential loses ϑ, as in snnTorch.
 
     Raises:
         ConfigError: A value is of the wrong type or out of range.
@@ -37,11 +39,12 @@ class LIFParameters:
     detach_reset: bool = True
     surrogate: str = "atan"
     alpha: float | None = None
+    subtract: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tau", "v_threshold", "v_reset"):
+        for name in ("tau", "v_threshold", "v_reset", "subtract"):
             value = getattr(self, name)
-            if name == "v_reset" and value is None:
+            if name in ("v_reset", "subtract") and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ConfigError(f"{name} must be a finite number, got {value!r}")
@@ -50,10 +53,19 @@ class LIFParameters:
             raise ConfigError(f"tau must be above 1, got {self.tau}; at 1 nothing of the potential is left")
         if self.v_reset is not None and self.v_threshold <= self.v_reset:
             raise ConfigError(f"v_threshold ({self.v_threshold}) must be above v_reset ({self.v_reset})")
+        if self.subtract is not None and (self.v_reset is not None or self.subtract <= 0):
+            raise ConfigError(
+                f"subtract ({self.subtract}) is what a soft reset takes: it must be above 0, and v_reset None"
+            )
         for name in ("decay_input", "detach_reset"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}")
         resolve_surrogate(self.surrogate, self.alpha)
+
+    @property
+    def soft_reset(self) -> float:
+        """What a spike takes from the potential where v_reset is None."""
+        return self.v_threshold if self.subtract is None else self.subtract
 
 
 class LIFOutput(NamedTuple):
@@ -101,7 +113,7 @@ def lif(x_tn: Tensor, v0: Tensor | None = None, parameters: LIFParameters = _DEF
                  h = v[t−1] − (v[t−1] − v_reset) / τ + x[t]      without
         fire     o[t] = u(h − ϑ), with the surrogate's derivative in place of u'
         reset    v[t] = (1 − o[t])·h + o[t]·v_reset              hard
-                 v[t] = h − ϑ·o[t]                               soft (v_reset is None)
+                 v[t] = h − ϑ·o[t]                               soft (v_reset is None; `subtract` in place of ϑ)
 
     With detach_reset the o[t] of the reset is a constant to the gradient.
 
@@ -150,7 +162,7 @@ def _charge(x: Tensor, v: Tensor | float, p: LIFParameters) -> Tensor:
 
 def _reset(h: Tensor, o: Tensor, p: LIFParameters) -> Tensor:
     if p.v_reset is None:
-        return torch.sub(h, o.detach() if p.detach_reset else o, alpha=p.v_threshold)
+        return torch.sub(h, o.detach() if p.detach_reset else o, alpha=p.soft_reset)
     if p.detach_reset:
         return h.masked_fill(o.detach().bool(), p.v_reset)
     return _HardReset.apply(h, o, p.v_reset)
@@ -167,6 +179,7 @@ class LIF(nn.Module):
         detach_reset: Whether the gradient through the reset is cut.
         surrogate: "atan", "sigmoid", "triangle" or "rectangle".
         alpha: Steepness of the surrogate; None takes its default.
+        subtract: What a soft reset takes from the potential; None takes the threshold.
         stateful: Whether a call goes on from the potentials of the one before, until `reset`. They are kept
             detached (no gradient flows from call to call) and are no part of the state_dict.
 
@@ -186,10 +199,13 @@ class LIF(nn.Module):
         detach_reset: bool = True,
         surrogate: str = "atan",
         alpha: float | None = None,
+        subtract: float | None = None,
         stateful: bool = False,
     ) -> None:
         super().__init__()
-        self._config = LIFParameters(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha)
+        self._config = LIFParameters(
+            tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, subtract
+        )
         self.stateful = stateful
         # A plain attribute: a buffer would be broadcast over the ranks of a distributed run.
         self.v: Tensor | None = None

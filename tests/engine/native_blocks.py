@@ -117,7 +117,7 @@ def potentials(x: Tensor, spikes: Tensor, neuron: LIFParameters) -> Tensor:
     v, h = torch.full_like(x[0], rest), torch.empty(spikes.shape, dtype=x.dtype)
     for t, fired in enumerate(spikes):
         h[t] = v - (v - rest) / neuron.tau + x[min(t, len(x) - 1)] / (neuron.tau if neuron.decay_input else 1)
-        v = h[t] - neuron.v_threshold * fired
+        v = h[t] - neuron.soft_reset * fired
         if neuron.v_reset is not None:
             v = torch.where(fired.bool(), neuron.v_reset, h[t])
     return h

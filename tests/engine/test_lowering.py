@@ -172,7 +172,7 @@ SMALL = {
 @pytest.mark.parametrize("norm", ["bn", "tdbn"])
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_a_plan_does_what_its_network_does(name, norm):
-    assert set(SMALL) == set(models.MODELS)
+    assert {*SMALL, "mlp"} == set(models.MODELS)
     torch.manual_seed(0)
     neuron = LIF(v_threshold=0.4, v_reset=None, tau=2.0)
     net = models.MODELS[name](num_classes=7, time_steps=3, norm=norm, neuron=neuron, **SMALL[name])
@@ -182,6 +182,14 @@ def test_a_plan_does_what_its_network_does(name, norm):
     for x in (images(3, 3, 16, 16), images(3, 3, 3, 17, 12)):
         same_as_plan(net, x)
         same_as_plan(net, x, train=False)
+
+
+def test_a_plan_of_a_fully_connected_network():
+    torch.manual_seed(0)
+    neuron = LIF(v_threshold=0.2, tau=2.0)
+    net = models.mlp([12, 9], num_classes=7, time_steps=3, in_channels=2, image_size=(4, 5), neuron=neuron)
+    for x in (images(3, 2, 4, 5), images(3, 3, 2, 4, 5)):
+        same_as_plan(net, x)
 
 
 def test_lowering_neither_runs_nor_changes_the_network():

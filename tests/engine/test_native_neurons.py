@@ -161,6 +161,7 @@ TRICKY = [
     Neurons(("once stored",), size=(1, 1), samples=17, steps=7),
     Neurons(("once floats",), pool=3, size=(7, 2), samples=1),
     Neurons(("current", "spikes"), LIFParameters(v_reset=None), size=(20, 13)),
+    Neurons(("current",), LIFParameters(2.0, 0.5, None, False, False, subtract=0.75), size=(9, 13)),
     Neurons(("stored", "current"), LIFParameters(v_reset=-0.25, detach_reset=False), stride=2, size=(9, 9)),
     Neurons(("floats", "stored"), LIFParameters(decay_input=False, surrogate="sigmoid"), pool=2, size=(1, 9)),
     Neurons(("stored",), LIFParameters(surrogate="triangle", alpha=3.0), pool=4, size=(3, 20), samples=16),
@@ -195,6 +196,7 @@ class TestBothPasses:
     @example(Neurons(("current",), LIFParameters(2.0, 1.0, 0.0, decay_input=False), whole=True))
     @example(Neurons(("once floats",), LIFParameters(2.0, 1.0, None), pool=2, steps=7, samples=17, whole=True))
     @example(Neurons(("floats",), LIFParameters(2.0, 0.5, 0.0, surrogate="rectangle"), whole=True))
+    @example(Neurons(("floats",), LIFParameters(2.0, 0.5, None, detach_reset=False, subtract=0.25), whole=True))
     def test_potentials_that_reach_the_threshold_exactly(self, case):
         """No rounding anywhere: every spike must be that of float64, also where h = ϑ, which fires."""
         check(case)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ndsnn.engine.graph import Graph, Neuron, Readout, Synapse, Term
+from ndsnn.engine.foreign.framework import framework_of
+from ndsnn.engine.foreign.leaks import leaks_of
+from ndsnn.engine.graph import Dropout, Graph, Neuron, Readout, Synapse, Term
 from ndsnn.engine.memory import available_memory
 from ndsnn.engine.ops import Backend, MapShape
 from ndsnn.engine.passes import Observer, Pass
@@ -125,13 +127,17 @@ class Executor:
         shapes = infer_shapes(self.graph, steps, channels, height, width, events)
         lease = self._pool.take(steps, x.shape[-4])
         bound = self._bind(net, shapes, lease.backend)
-        parameters = [p for one in bound for p in one.parameters]
+        leaks = leaks_of(self.graph, net)
+        parameters = [p for one in bound for p in one.parameters] + [leak.parameter for leak in leaks.values()]
         differentiated = torch.is_grad_enabled() and any(
             p is not None and p.requires_grad for p in (x, *parameters)
         )
-        program = self._program(x, shapes, bound, lease.backend, differentiated)
+        masks = self._masks(net, shapes, x.shape[-4])
+        wanted = [index for index, leak in leaks.items() if differentiated and leak.parameter.requires_grad]
+        extra = frozenset(masks), frozenset(wanted)
+        program = self._program(x, shapes, bound, lease.backend, differentiated, extra)
         lease.backend.reserve(program.nbytes)
-        one_pass = Pass(program, self.graph, lease.backend, bound, x.detach(), observer)
+        one_pass = Pass(program, self.graph, lease.backend, bound, x.detach(), observer, masks, leaks)
         if differentiated:
             logits: Tensor = _Network.apply(one_pass, lease, x, *parameters)
             return logits
@@ -155,6 +161,20 @@ class Executor:
             bound.append(BoundSynapse(synapse, layer, norm, connections, parameters))
         return bound
 
+    def _masks(self, net: nn.Module, shapes: tuple[MapShape, ...], samples: int) -> dict[int, Tensor]:
+        """Draw the masks of all dropouts that drop, in the order of the graph."""
+        masks = {}
+        for index, node in enumerate(self.graph.nodes):
+            if isinstance(node, Dropout):
+                dropout, shape = net.get_submodule(node.path), shapes[index]
+                framework = framework_of(dropout)
+                assert framework is not None
+                like = torch.empty(samples, shape.channels, shape.height, shape.width, dtype=self.dtype)
+                mask = framework.dropout_mask(dropout, like.flatten(1) if node.flat else like)
+                if mask is not None:
+                    masks[index] = mask.view(like.shape)
+        return masks
+
     def _require_fit(self, name: str, tensor: Tensor) -> None:
         if tensor.dtype != self.dtype or tensor.device.type != "cpu":
             raise ConfigError(
@@ -169,19 +189,20 @@ class Executor:
         bound: list[BoundSynapse],
         backend: Backend,
         differentiated: bool,
+        extra: tuple[frozenset[int], frozenset[int]],
     ) -> Program:
         """Return the program for this input and these wishes, from those that are kept or a new one."""
         stored = [
             self.memory == "store" or (self.memory == "auto" and backend.prefers_stored(b.connections))
             for b in bound
         ]
-        demand = _demand(x, bound, backend, differentiated, stored)
+        demand = _demand(x, bound, backend, differentiated, stored, extra)
         key = (tuple(x.shape), demand)
         program = self._programs.get(key)
         if program is None:
             program = make_program(self.graph, shapes, demand, backend.nbytes)
             if self.memory == "auto" and any(stored) and not _fits(program):
-                demand = _demand(x, bound, backend, differentiated, [False] * len(bound))
+                demand = _demand(x, bound, backend, differentiated, [False] * len(bound), extra)
                 program = make_program(self.graph, shapes, demand, backend.nbytes)
             self._programs[key] = program
             if len(self._programs) > KEPT_PROGRAMS:
@@ -227,7 +248,12 @@ def _synapses(graph: Graph) -> list[tuple[Synapse, int]]:
 
 
 def _demand(
-    x: Tensor, bound: list[BoundSynapse], backend: Backend, differentiated: bool, stored: list[bool]
+    x: Tensor,
+    bound: list[BoundSynapse],
+    backend: Backend,
+    differentiated: bool,
+    stored: list[bool],
+    extra: tuple[frozenset[int], frozenset[int]],
 ) -> Demand:
     synapses = tuple(
         SynapseDemand(
@@ -239,7 +265,7 @@ def _demand(
         )
         for one, keep in zip(bound, stored, strict=True)
     )
-    return Demand(synapses, differentiated and x.requires_grad)
+    return Demand(synapses, differentiated and x.requires_grad, *extra)
 
 
 def _fits(program: Program) -> bool:

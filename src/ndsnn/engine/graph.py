@@ -51,10 +51,12 @@ class Source:
     Args:
         pad_to: Zero-pad the map centrally to this height and width where it is smaller (LeNet-5), 0 for none.
         repeated: Whether an image is repeated over time at once, so that its map has S = T like that of events.
+        features: Whether the input is features, [N, F] or [T, N, F], rather than maps.
     """
 
     pad_to: int = 0
     repeated: bool = False
+    features: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Neuron:
         pool: Side of the max-pool window behind it (its stride too); 1 for none.
         pool_path: Path of that max-pool's module, or None.
         whole_windows: As in `MaxPool`.
+        learned: Whether τ is a parameter of the module, so that `parameters` has the one of when it was lowered.
     """
 
     path: str
@@ -89,6 +92,7 @@ class Neuron:
     pool: int = 1
     pool_path: str | None = None
     whole_windows: bool = False
+    learned: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,34 @@ class AvgPool:
 
 
 @dataclass(frozen=True)
+class Sum:
+    """A sum of values to floats, for a sum that others read than neurons (a spike-element-wise residual).
+
+    Args:
+        path: Path of the module whose forward adds.
+        terms: Indices of the nodes that are added; their maps have one shape.
+    """
+
+    path: str
+    terms: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Multiply every step by one mask [N, C, H, W], to floats; where nothing is dropped, hand the value on.
+
+    Args:
+        path: Path of the module, which makes the mask.
+        node: Index of the input node.
+        flat: Whether the module sees features [N, F].
+    """
+
+    path: str
+    node: int
+    flat: bool = False
+
+
+@dataclass(frozen=True)
 class Flatten:
     """[C, H, W] → [C·H·W, 1, 1].
 
@@ -149,7 +181,7 @@ class Readout:
     term: Term
 
 
-Node = Source | Neuron | MaxPool | AvgPool | Flatten | Readout
+Node = Source | Neuron | MaxPool | AvgPool | Sum | Dropout | Flatten | Readout
 
 
 @dataclass(frozen=True)
@@ -173,7 +205,7 @@ class Graph:
             return tuple(term.node for term in node.terms)
         if isinstance(node, Readout):
             return (node.term.node,)
-        return (node.node,)
+        return node.terms if isinstance(node, Sum) else (node.node,)
 
     def synapses(self) -> tuple[Synapse, ...]:
         """Return all synapses in execution order."""
@@ -212,4 +244,6 @@ def _moved(node: Node, place: Sequence[int]) -> Node:
         return replace(node, terms=tuple(replace(term, node=place[term.node]) for term in node.terms))
     if isinstance(node, Readout):
         return Readout(replace(node.term, node=place[node.term.node]))
+    if isinstance(node, Sum):
+        return replace(node, terms=tuple(place[term] for term in node.terms))
     return replace(node, node=place[node.node])

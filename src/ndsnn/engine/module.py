@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ndsnn.engine.backends import BackendChoice, choose_backend
 from ndsnn.engine.executor import MEMORY_MODES, Executor
-from ndsnn.engine.graph import Graph
-from ndsnn.engine.lowering import lower
+from ndsnn.engine.foreign.states import ForeignModules, live_states, stateful_modules
+from ndsnn.engine.graph import Graph, Source
+from ndsnn.engine.lowering import Lowered, lower_network
 from ndsnn.engine.passes import Observer
 from ndsnn.errors import ConfigError, ShapeError, UnsupportedLayerError, unknown_name
 from ndsnn.sparse.conversion import compress, decompress
@@ -30,7 +31,7 @@ class Accelerated(nn.Module):
 
     Args:
         template: The compressed network, which is taken over.
-        graph: What it was lowered to.
+        lowered: What it was lowered to.
         backend: What it runs on.
         memory: "auto", "recompute" or "store".
 
@@ -40,48 +41,73 @@ class Accelerated(nn.Module):
         backend_reason: Why it is that one.
     """
 
-    def __init__(self, template: nn.Module, graph: Graph, backend: BackendChoice, memory: str) -> None:
+    def __init__(self, template: nn.Module, lowered: Lowered | Graph, backend: BackendChoice, memory: str) -> None:
         super().__init__()
         # In a tuple, so that it is no child. Both share their children, so that both see any change of them.
         self._template = (template,)
         self._modules, self._parameters, self._buffers = template._modules, template._parameters, template._buffers
         self._non_persistent_buffers_set = template._non_persistent_buffers_set
         self.training = template.training
+        for _, framework, module in stateful_modules(template):
+            framework.adopt(module)
         _carry(template, self)
-        self._executor = Executor(graph, backend.make, backend.dtype, memory)
+        self._lowered = Lowered(lowered, ForeignModules()) if isinstance(lowered, Graph) else lowered
+        self._executor = Executor(self._lowered.graph, backend.make, backend.dtype, memory)
         self.observer: Observer | None = None
         self.backend_name = backend.name
         self.backend_reason = backend.reason
 
     @property
     def graph(self) -> Graph:
-        """What the network was lowered to."""
+        """What the network was lowered to, without what runs around it (`ndsnn.engine.lowering.Lowered`)."""
         return self._executor.graph
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         """Return the logits [T, N, classes] ([T, N, classes, H, W] where the readout is a convolution).
+
+        A network of another framework returns what its own forward returns.
 
         A graph of autograd can be gone back through once, whatever `retain_graph` says.
 
         Args:
             x: Images [N, C, H, W] or events [T, N, C, H, W] on the CPU, of the dtype of the parameters. That all
-                values are finite is not checked.
+                values are finite is not checked. A network of another framework that begins with a linear layer
+                takes features [T, N, F]; what it does in front of its first layer it does here too.
 
         Raises:
             ShapeError: `x` has other axes, channels or steps than the network takes, or no samples; or a norm in
                 training mode has one value per channel (norms in front of it have seen the batch by then).
-            ConfigError: `x` or a parameter is of another dtype or on another device.
+            ConfigError: `x` or a parameter is of another dtype or on another device, or another framework's neuron
+                has been changed.
+            StateError: Another framework's neuron has not been reset since the last call.
+            UnsupportedLayerError: A norm in training mode would take the statistics of one step at a time.
         """
-        if x.ndim not in (4, 5) or 0 in x.shape:
+        foreign, head, tail = self._lowered.foreign, self._lowered.head, self._lowered.tail
+        foreign.require_ready(self)
+        foreign.begin(self)
+        logits = self._run(x if head is None else head.run(self, x))
+        foreign.spend(self)
+        return logits if tail is None else tail.run(self, logits)
+
+    def _run(self, x: Tensor) -> Tensor:
+        """Run the graph."""
+        source = self.graph.nodes[0]
+        features = isinstance(source, Source) and source.features
+        axes = "N, F" if features else "N, C, H, W"
+        one_step = 2 if features else 4
+        if x.ndim not in (one_step, one_step + (not self._lowered.images_only)) or 0 in x.shape:
+            expected = f"[{axes}]" + ("" if self._lowered.images_only else f" or [T, {axes}]")
             raise ShapeError(
-                "an accelerated network expects [N, C, H, W] or [T, N, C, H, W] with at least one sample, "
-                f"got {list(x.shape)}"
+                f"an accelerated network expects {expected} with at least one sample, got {list(x.shape)}"
             )
-        return self._executor.run(self, x, self.observer)
+        return self._executor.run(self, x[..., None, None] if features else x, self.observer)
 
     def decompressed(self) -> nn.Module:
         """Return a copy as the plain network: the original's class, dense weights with true zeros, and masks."""
-        plain = copy.deepcopy(self._template[0])
+        plain = copy.deepcopy(self._template[0], live_states(self._template[0]))
+        for _, framework, module in stateful_modules(plain):
+            framework.reset(module)
+            framework.adopt(module)
         plain.training = self.training
         _carry(self, plain)
         return decompress(plain)
@@ -120,15 +146,16 @@ def accelerate(
         ConfigError: An option is unknown or can't be had, or `net` is not of one floating point type on the CPU.
         MissingDependencyError: The native back end was asked for and is not there.
         SparsityError: A weight can't be compressed.
+        StateError: A neuron of another framework is not at rest.
     """
     if isinstance(net, Accelerated):
         raise ConfigError("the network is accelerated already; use it as it is, or accelerate(net.decompressed())")
     if memory not in MEMORY_MODES:
         raise ConfigError(unknown_name("memory mode", str(memory), MEMORY_MODES))
-    graph = lower(net)
+    lowered = lower_network(net)
     _require_ordinary(net)
     choice = choose_backend(backend, precision, _dtype_of(net))
-    return Accelerated(compress(copy.deepcopy(net)), graph, choice, memory)
+    return Accelerated(compress(copy.deepcopy(net, live_states(net))), lowered, choice, memory)
 
 
 def _require_ordinary(net: nn.Module) -> None:

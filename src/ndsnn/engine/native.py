@@ -258,6 +258,7 @@ class NativeBackend:
             neuron.tau,
             neuron.v_threshold,
             neuron.v_reset,
+            neuron.soft_reset,
             neuron.decay_input,
             neuron.detach_reset,
             surrogate,

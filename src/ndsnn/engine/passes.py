@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ndsnn.engine.foreign.leaks import Leak, gradient_by_leak
 from ndsnn.engine.graph import AvgPool, Graph, MaxPool, Neuron, Source
 from ndsnn.engine.norms import NormedSynapse, PlainSynapse, SynapseGradient
 from ndsnn.engine.ops import Backend, InputTerm, MapShape, Role
 from ndsnn.engine.program import (
     Add,
+    AddUp,
     Buffer,
+    Drop,
+    DropBack,
     Fire,
     FireBack,
     Load,
@@ -29,6 +33,7 @@ from ndsnn.engine.program import (
     UnloadGradient,
 )
 from ndsnn.engine.synapses import BoundSynapse
+from ndsnn.neurons import LIFParameters
 
 
 class Observer(Protocol):
@@ -65,6 +70,8 @@ class Pass:
         synapses: Of the graph, in its order, with connection sets that hold the present values.
         x: The input: images [N, C, H, W] or events [T, N, C, H, W].
         observer: Is told what passes through, or None.
+        masks: By the index of a dropout in the graph what each step is multiplied by, [N, C, H, W].
+        leaks: By the index of a neuron in the graph its leak, where that is a parameter.
     """
 
     def __init__(
@@ -75,8 +82,13 @@ class Pass:
         synapses: Sequence[BoundSynapse],
         x: Tensor,
         observer: Observer | None,
+        masks: Mapping[int, Tensor] | None = None,
+        leaks: Mapping[int, Leak] | None = None,
     ) -> None:
         self.program = program
+        self.masks = masks or {}
+        self.leaks = leaks or {}
+        self.by_leak: dict[int, float] = {}
         self.graph = graph
         self.backend = backend
         self.synapses = synapses
@@ -106,12 +118,13 @@ class Pass:
         return self.carried
 
     def parameter_gradients(self) -> list[Tensor | None]:
-        """Return the gradients of each synapse's weight, bias, γ and β, one after the other."""
-        return [
-            gradient
-            for number, bound in enumerate(self.synapses)
-            for gradient in bound.parameters.gradients(self.weights.get(number), self.rest.get(number))
-        ]
+        """Return the gradients of each synapse's weight, bias, γ and β, then of each leak, one after the other."""
+        found: list[Tensor | None] = []
+        for number, bound in enumerate(self.synapses):
+            found += bound.parameters.gradients(self.weights.get(number), self.rest.get(number))
+        for index, leak in self.leaks.items():
+            found.append(leak.gradient(self.by_leak[index]) if index in self.by_leak else None)
+        return found
 
     def _run(self, steps: Sequence[Step], first: int) -> None:
         for number, step in enumerate(steps, start=first):
@@ -129,6 +142,10 @@ class Pass:
                 self._fire(step)
             case Pool():
                 self._pool(step)
+            case AddUp():
+                self._add_up(step)
+            case Drop(node, source, out):
+                self._drop(node, source, out)
             case ReadOut(current):
                 self._read_out(current)
             case LoadGradient(current, out):
@@ -141,6 +158,8 @@ class Pass:
                 self._add(step)
             case PoolBack():
                 self._pool_back(step)
+            case DropBack(node, grad_out, grad_source, accumulate):
+                self._drop(node, grad_out, grad_source, accumulate)
             case UnloadGradient(source):
                 self.carried = self._gradient_of_input(self.backend.unload(self._map(source)))
 
@@ -206,7 +225,8 @@ class Pass:
     def _fire(self, fire: Fire) -> None:
         node = self.graph.nodes[fire.node]
         assert isinstance(node, Neuron)
-        spikes = self.backend.neuron_forward(self._summands(fire), node.parameters, node.pool, self._map(fire.out))
+        terms, neuron = self._summands(fire), self._neuron(fire.node)
+        spikes = self.backend.neuron_forward(terms, neuron, node.pool, self._map(fire.out))
         if self.observer is not None:
             steps = self.program.buffers[fire.out].shape.steps
             shape = self._summed_shape(fire)
@@ -215,6 +235,12 @@ class Pass:
                 if summand.current is not None:
                     self._observe_input(self.observer, summand.current)
             self.observer.on_neuron(node.path, spikes, neurons * steps * self.samples)
+
+    def _neuron(self, index: int) -> LIFParameters:
+        """Return the neuron of a node, with its present leak."""
+        node = self.graph.nodes[index]
+        assert isinstance(node, Neuron)
+        return self.leaks[index].neuron if index in self.leaks else node.parameters
 
     def _summed_shape(self, fire: Fire) -> MapShape:
         first = fire.summands[0]
@@ -240,6 +266,26 @@ class Pass:
             assert isinstance(node, AvgPool)
             self.backend.avg_pool(source, out, node.side)
 
+    def _add_up(self, step: AddUp) -> None:
+        first, *others = step.sources
+        out = self._map(step.out)
+        # An average over windows of one place makes floats of spikes.
+        self.backend.avg_pool(self._map(first), out, 1)
+        for source in others:
+            summand = self._map(source)
+            if self.program.buffers[source].role is Role.SPIKES:
+                assert step.scratch is not None
+                self.backend.avg_pool(summand, self._map(step.scratch), 1)
+                summand = self._map(step.scratch)
+            self.backend.add(summand, out)
+
+    def _drop(self, node: int, source: int, out: int, accumulate: bool = False) -> None:
+        """Do out = source·mask, or add it to `out`; the same one way and the other."""
+        product = self.backend.unload(self._map(source)) * self.masks[node]
+        if accumulate:
+            product += self.backend.unload(self._map(out))
+        self.backend.load(product, self._map(out))
+
     def _read_out(self, number: int) -> None:
         y = self.backend.evaluate(self._current(number))
         if self.observer is not None:
@@ -260,13 +306,12 @@ class Pass:
     def _fire_back(self, step: FireBack) -> None:
         node = self.graph.nodes[step.fire.node]
         assert isinstance(node, Neuron)
-        sums = self.backend.neuron_backward(
-            self._summands(step.fire),
-            node.parameters,
-            node.pool,
-            self._map(step.grad_out),
-            self._map(step.grad_x),
-        )
+        terms, neuron, grad_x = self._summands(step.fire), self._neuron(step.fire.node), self._map(step.grad_x)
+        sums = self.backend.neuron_backward(terms, neuron, node.pool, self._map(step.grad_out), grad_x)
+        leak = self.leaks.get(step.fire.node)
+        if leak is not None and leak.parameter.requires_grad:
+            gradient = self.backend.unload(grad_x)
+            self.by_leak[step.fire.node] = gradient_by_leak(self.backend, terms, neuron, gradient)
         for summand, sum_gx_y in zip(step.fire.summands, sums.sum_gx_y, strict=True):
             if summand.current is not None:
                 self.rest[summand.current] = self._normed(summand.current).backward(sums.sum_gx, sum_gx_y)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ndsnn.engine.graph import AvgPool, Flatten, Graph, MaxPool, Neuron, Readout, Source, Term
+from ndsnn.engine.graph import AvgPool, Dropout, Flatten, Graph, MaxPool, Neuron, Readout, Source, Sum, Term
 from ndsnn.engine.memory import Lifetime, place
 from ndsnn.engine.ops import MapShape, Role
 from ndsnn.engine.program import (
     Add,
+    AddUp,
     Buffer,
     CurrentPlan,
+    Drop,
+    DropBack,
     Fire,
     FireBack,
     Load,
@@ -55,10 +58,14 @@ class Demand:
     Args:
         synapses: For each synapse of the graph, in its order.
         input_gradient: Whether the gradient of the network's input is wanted.
+        dropping: Indices of the dropouts that drop.
+        leaks: Indices of the neurons of whose leak the gradient is wanted.
     """
 
     synapses: tuple[SynapseDemand, ...]
     input_gradient: bool
+    dropping: frozenset[int] = frozenset()
+    leaks: frozenset[int] = frozenset()
 
 
 def make_program(
@@ -105,13 +112,16 @@ class _Planner:
         """Say for each node whether a gradient is wanted of it or of anything in front of it."""
         needs: list[bool] = []
         synapses = iter(self.demand.synapses)
-        for node in self.graph.nodes:
+        for index, node in enumerate(self.graph.nodes):
             if isinstance(node, Source):
                 needs.append(self.demand.input_gradient)
             elif isinstance(node, Neuron | Readout):
                 terms = node.terms if isinstance(node, Neuron) else (node.term,)
                 own = [next(synapses).trains for term in terms if term.synapse is not None]
+                own.append(index in self.demand.leaks)
                 needs.append(any(own) or any(needs[term.node] for term in terms))
+            elif isinstance(node, Sum):
+                needs.append(any(needs[term] for term in node.terms))
             else:
                 needs.append(needs[node.node])
         return needs
@@ -155,11 +165,25 @@ class _Planner:
             self.values.append(pool.out)
             self.made_by[index] = pool
             self._emit(pool, pool.source, pool.out)
-        elif isinstance(node, Flatten):
+        elif isinstance(node, Sum):
+            self._add_up(node, shape)
+        elif isinstance(node, Dropout) and index in self.demand.dropping:
+            drop = Drop(index, self.values[node.node], self._new(shape, Role.VALUES))
+            self.values.append(drop.out)
+            self._emit(drop, drop.source, drop.out)
+        elif isinstance(node, Flatten | Dropout):
             self.values.append(self._as(self.values[node.node], shape))
         else:
             number = self._current(node.term, keep=False)
             self._emit(ReadOut(number), *self.currents[number].buffers)
+
+    def _add_up(self, node: Sum, shape: MapShape) -> None:
+        sources = tuple(self.values[term] for term in node.terms)
+        spiking = any(self.buffers[source].role is Role.SPIKES for source in sources[1:])
+        scratch = self._new(shape, Role.VALUES) if spiking else None
+        step = AddUp(sources, self._new(shape, Role.VALUES), scratch)
+        self.values.append(step.out)
+        self._emit(step, step.out, *sources, *(() if scratch is None else (scratch,)))
 
     def _fire(self, index: int, node: Neuron) -> None:
         summands = tuple(
@@ -222,6 +246,12 @@ class _Planner:
             grad_source, accumulate = self._receiver(node.node)
             read = (pool.source,) if isinstance(node, MaxPool) else ()
             self._emit(PoolBack(pool, grad_out, grad_source, accumulate), grad_out, grad_source, *read)
+        elif isinstance(node, Sum):
+            self._pass_on(self.gradients[index], [term for term in node.terms if self.needs[term]])
+        elif isinstance(node, Dropout) and index in self.demand.dropping:
+            grad_out = self.gradients[index]
+            grad_source, accumulate = self._receiver(node.node)
+            self._emit(DropBack(index, grad_out, grad_source, accumulate), grad_out, grad_source)
         elif isinstance(node, Source):
             self._emit(UnloadGradient(self.gradients[index]), self.gradients[index])
 
@@ -241,8 +271,12 @@ class _Planner:
         passed = [(t, s.current) for t, s in zip(node.terms, fire.summands, strict=True) if s.current is not None]
         for place_in_line, (term, number) in enumerate(passed, start=1):
             self._through_synapse(term, number, grad_x, last=not waiting and place_in_line == len(passed))
-        for place_in_line, source in enumerate(waiting, start=1):
-            if place_in_line == len(waiting) and self._root(source) not in self.gradients:
+        self._pass_on(grad_x, waiting)
+
+    def _pass_on(self, grad_x: int, sources: Sequence[int]) -> None:
+        """Plan that ∂L/∂x is part of the gradient of each of `sources`; nothing else reads it any more."""
+        for place_in_line, source in enumerate(sources, start=1):
+            if place_in_line == len(sources) and self._root(source) not in self.gradients:
                 self._give(source, grad_x)
             else:
                 self._add(grad_x, source)
@@ -282,9 +316,11 @@ class _Planner:
         self.gradients[root] = self._as(buffer, self.shapes[root])
 
     def _root(self, node: int) -> int:
-        """Return the node whose map the value of `node` is: behind a chain of flattenings, the first."""
+        """Return the node whose map the value of `node` is: behind a chain that only relabels, the first."""
         one = self.graph.nodes[node]
-        return self._root(one.node) if isinstance(one, Flatten) else node
+        if isinstance(one, Flatten) or (isinstance(one, Dropout) and node not in self.demand.dropping):
+            return self._root(one.node)
+        return node
 
     def _new(self, shape: MapShape, role: Role) -> int:
         self.buffers.append(Buffer(shape, role))

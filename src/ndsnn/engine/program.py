@@ -101,6 +101,30 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class AddUp:
+    """Add buffers up into another one.
+
+    Args:
+        sources: What is added.
+        out: Buffer of the sum.
+        scratch: Buffer in which spikes are made floats before they are added; None where there is no need.
+    """
+
+    sources: tuple[int, ...]
+    out: int
+    scratch: int | None
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Multiply a buffer by the mask of node `node` of the graph into another one."""
+
+    node: int
+    source: int
+    out: int
+
+
+@dataclass(frozen=True)
 class ReadOut:
     """Evaluate a current as the logits."""
 
@@ -154,6 +178,16 @@ class PoolBack:
 
 
 @dataclass(frozen=True)
+class DropBack:
+    """Multiply a gradient by the mask of node `node`."""
+
+    node: int
+    grad_out: int
+    grad_source: int
+    accumulate: bool
+
+
+@dataclass(frozen=True)
 class UnloadGradient:
     """Copy the gradient of the network's input out."""
 
@@ -165,12 +199,15 @@ Step = (
     | Measure
     | Fire
     | Pool
+    | AddUp
+    | Drop
     | ReadOut
     | LoadGradient
     | FireBack
     | SynapseBack
     | Add
     | PoolBack
+    | DropBack
     | UnloadGradient
 )
 

@@ -160,11 +160,12 @@ class ReferenceBackend:
     ) -> NeuronGradient:
         """Go back through time.
 
-        With φ the surrogate's derivative, κ = 1/τ (decay_input) or 1, and ε[t] = ∂L/∂h[t], for t = T … 1:
+        With φ the surrogate's derivative, r what a soft reset takes, κ = 1/τ (decay_input) or 1, and
+        ε[t] = ∂L/∂h[t], for t = T … 1:
 
             ∂L/∂v[t] = (1 − 1/τ)·ε[t+1]                                              0 at t = T
             ∂v/∂h    = 1 − o[t]   hard reset,   1   soft reset
-                       + (v_reset − h[t])·φ     hard,   − ϑ·φ   soft                 without detach_reset
+                       + (v_reset − h[t])·φ     hard,   − r·φ   soft                 without detach_reset
             ε[t]     = ∂L/∂o[t]·φ(h[t] − ϑ) + ∂L/∂v[t]·∂v/∂h
             ∂L/∂x[t] = κ·ε[t]
         """
@@ -179,7 +180,7 @@ class ReferenceBackend:
             phi = surrogate.derivative(h - neuron.v_threshold, surrogate.alpha)
             carried = 1 - o if neuron.v_reset is not None else torch.ones_like(o)
             if not neuron.detach_reset:
-                by_spike = -neuron.v_threshold if neuron.v_reset is None else neuron.v_reset - h
+                by_spike = -neuron.soft_reset if neuron.v_reset is None else neuron.v_reset - h
                 carried = carried + by_spike * phi
             epsilon = grad_o[t] * phi + grad_v * carried
             grad_v = (1 - 1 / neuron.tau) * epsilon
@@ -207,7 +208,7 @@ class ReferenceBackend:
                 h = v - (v - rest) / neuron.tau + x[t]
             fired = h >= neuron.v_threshold
             if neuron.v_reset is None:
-                v = h - neuron.v_threshold * fired
+                v = h - neuron.soft_reset * fired
             else:
                 v = h.masked_fill(fired, neuron.v_reset)
             potentials[t], spikes[t] = h, fired

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ndsnn.engine.graph import AvgPool, Flatten, Graph, MaxPool, Neuron, Node, Readout, Source, Synapse, Term
+from ndsnn.engine.graph import (
+    AvgPool,
+    Dropout,
+    Flatten,
+    Graph,
+    MaxPool,
+    Neuron,
+    Node,
+    Readout,
+    Source,
+    Sum,
+    Synapse,
+    Term,
+)
 from ndsnn.engine.ops import MapShape
 from ndsnn.errors import ShapeError
 
@@ -118,7 +131,7 @@ def pooled_shape(path: str, source: MapShape, side: int, whole_windows: bool) ->
 
 
 def _output(
-    node: Neuron | MaxPool | AvgPool | Flatten | Readout, shapes: Sequence[MapShape], steps: int
+    node: Neuron | MaxPool | AvgPool | Sum | Dropout | Flatten | Readout, shapes: Sequence[MapShape], steps: int
 ) -> MapShape:
     if isinstance(node, Neuron):
         summed = integrated_shape(node, shapes)
@@ -128,7 +141,11 @@ def _output(
         return pooled_shape(node.pool_path or node.path, spikes, node.pool, node.whole_windows)
     if isinstance(node, Readout):
         return _term_shape(node.term, shapes)
+    if isinstance(node, Sum):
+        return _sum_shape(node, [shapes[term] for term in node.terms])
     source = shapes[node.node]
+    if isinstance(node, Dropout):
+        return source
     if isinstance(node, MaxPool):
         return pooled_shape(node.path, source, node.side, node.whole_windows)
     if isinstance(node, AvgPool):
@@ -136,6 +153,17 @@ def _output(
             return MapShape(source.steps, source.channels, *node.output)
         return pooled_shape(node.path, source, node.side, whole_windows=True)
     return MapShape(source.steps, source.channels * source.height * source.width, 1, 1)
+
+
+def _sum_shape(node: Sum, shapes: Sequence[MapShape]) -> MapShape:
+    for shape in shapes:
+        if shape != shapes[0]:
+            where = f"layer {node.path!r}" if node.path else "the network"
+            raise ShapeError(
+                f"{where} sums maps that must have one shape: expected {_text(shapes[0])} as of the first "
+                f"summand, got {_text(shape)}"
+            )
+    return shapes[0]
 
 
 def _terms(node: Node) -> tuple[Term, ...]:

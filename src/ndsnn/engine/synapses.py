@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ndsnn.engine.graph import Synapse
-from ndsnn.engine.leaves import leaf_class
+from ndsnn.engine.lowering.leaves import leaf_class
 from ndsnn.engine.norms import (
     NormedSynapse,
     PlainSynapse,

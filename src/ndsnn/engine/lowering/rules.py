@@ -13,16 +13,18 @@ from typing import Any
 
 from torch import nn
 
-from ndsnn.engine.graph import AvgPool, Flatten, MaxPool, Neuron, Node, Source, Synapse, Term
-from ndsnn.engine.leaves import (
-    Site,
+from ndsnn.engine.foreign.framework import ForeignDropout, ForeignNeuron, framework_of
+from ndsnn.engine.graph import AvgPool, Dropout, Flatten, MaxPool, Neuron, Node, Source, Sum, Synapse, Term
+from ndsnn.engine.lowering.leaves import (
     adaptive_output,
     avg_pool_window,
     conv_synapse,
+    leaf_class,
     linear_synapse,
     max_pool_window,
     neuron_parameters,
 )
+from ndsnn.engine.sites import Site
 from ndsnn.errors import ShapeError
 from ndsnn.models import layers
 from ndsnn.neurons import LIF
@@ -83,14 +85,17 @@ class Plan:
     Args:
         network: The network, for messages.
         time_steps: T of its repetition over time, None if it has none.
+        features: Whether a linear layer may read the network's input, which is then features.
 
     Attributes:
         nodes: In execution order, the source first.
     """
 
-    def __init__(self, network: Site, time_steps: int | None) -> None:
+    def __init__(self, network: Site, time_steps: int | None, features: bool = False) -> None:
         self.network = network
         self.time_steps = time_steps
+        self.features = features
+        self._sums: dict[tuple[Term, ...], Map] = {}
         self.nodes: list[Node] = [Source()]
         self._source: Source | None = None
 
@@ -100,9 +105,17 @@ class Plan:
         return len(self.nodes) - 1
 
     def map_of(self, site: Site, value: Value) -> Map:
-        """Return the map that the layer at `site` reads; raises UnsupportedLayerError if it is a current."""
+        """Return the map that the layer at `site` reads; raises UnsupportedLayerError if it is a current.
+
+        A sum of maps becomes one where it is first read.
+        """
+        if isinstance(value, Current) and not value.synapses:
+            if value.terms not in self._sums:
+                node = self.append(Sum(site.path, tuple(term.node for term in value.terms)))
+                self._sums[value.terms] = Map(node, spikes=False, flat=value.flat, stepped=value.stepped)
+            return self._sums[value.terms]
         if isinstance(value, Current):
-            made_by = " + ".join(repr(synapse.layer) for synapse in value.synapses) or "a sum"
+            made_by = " + ".join(repr(synapse.layer) for synapse in value.synapses)
             raise site.unsupported(
                 f"it reads the output of {made_by}, which no neuron has turned into spikes",
                 "put ndsnn.LIF between them, or return that output if it is the readout",
@@ -112,7 +125,8 @@ class Plan:
     def current_of(self, value: Value) -> Current:
         """Return the summands of what a neuron or a sum reads."""
         if isinstance(value, Current):
-            return value
+            known = self._sums.get(value.terms)
+            return value if known is None else _through(known, None)
         source = self._placed(value)
         return _through(source, None)
 
@@ -121,11 +135,13 @@ class Plan:
             return value
         if self._source not in (None, value.source):
             raise self.network.unsupported(
-                "its input is read in two ways, with and without RepeatOverTime or ZeroPad",
+                "its input is read in two ways, with and without RepeatOverTime or ZeroPad, "
+                "or as maps and as features",
                 "let all layers read it behind the same ones",
             )
         self._source = self.nodes[0] = value.source
-        return Map(0, spikes=False, flat=False, stepped=value.source.repeated or self.time_steps is None)
+        stepped = value.source.repeated or self.time_steps is None
+        return Map(0, spikes=False, flat=value.source.features, stepped=stepped)
 
 
 def add(plan: Plan, site: Site, values: Sequence[Value]) -> Value:
@@ -182,6 +198,8 @@ def _conv(plan: Plan, site: Site, module: Any, value: Value) -> Value:
 
 
 def _linear(plan: Plan, site: Site, module: Any, value: Value) -> Value:
+    if isinstance(value, Input) and plan.features:
+        value = Input(replace(value.source, features=True))
     source = plan.map_of(site, value)
     site.require(source.flat, "a linear layer on a map that is not flattened", "put Flatten in front of it")
     return _through(source, linear_synapse(site, module))
@@ -196,7 +214,9 @@ def _norm(plan: Plan, site: Site, module: Any, value: Value) -> Value:
         not (current.once and current.stepped), "a norm behind RepeatOverTime", "put it in front of RepeatOverTime"
     )
     wanted, behind = (nn.BatchNorm1d, "linear") if current.flat else (nn.BatchNorm2d, "conv")
-    site.require(isinstance(module, wanted), f"this norm behind a {behind} layer", f"use {wanted.__name__} there")
+    site.require(
+        leaf_class(module) is wanted, f"this norm behind a {behind} layer", f"use {wanted.__name__} there"
+    )
     if module.num_features != synapse.out_channels:
         raise ShapeError(
             f"{site} expects {module.num_features} channels or features, got {synapse.out_channels} "
@@ -219,20 +239,43 @@ def _repeat(plan: Plan, site: Site, module: layers.RepeatOverTime, value: Value)
     return value
 
 
+def repeat(site: Site, value: Value) -> Value:
+    """Repeat what is computed of an input that is the same at every step, in front of a neuron.
+
+    Raises:
+        UnsupportedLayerError: It is no current.
+    """
+    if isinstance(value, Input):
+        return Input(replace(value.source, repeated=True))
+    site.require(
+        isinstance(value, Current) and value.once,
+        "this use of an input that is the same at every step",
+        "let a conv or linear layer read it",
+    )
+    return replace(value, stepped=True)
+
+
 def _pad(plan: Plan, site: Site, module: layers.ZeroPad, value: Value) -> Value:
     if not isinstance(value, Input) or value.source.pad_to:
         raise site.unsupported("ZeroPad is supported on the network's input only, and once", "put it there")
     return Input(replace(value.source, pad_to=max(module.size, 0)))
 
 
-def _neuron(plan: Plan, site: Site, module: LIF, value: Value) -> Value:
+def _neuron(plan: Plan, site: Site, module: nn.Module, value: Value) -> Value:
     current = plan.current_of(value)
     site.require(
         current.stepped,
         "a neuron whose input has no steps when the network is given an image",
         "put RepeatOverTime in front of it",
     )
-    node = plan.append(Neuron(site.path, neuron_parameters(site, module), current.terms))
+    framework = framework_of(module)
+    learned = framework is not None and framework.learned(module) is not None
+    site.require(
+        not (learned and current.once),
+        "a leak that is a parameter, in front of RepeatOverTime",
+        "use a constant one",
+    )
+    node = plan.append(Neuron(site.path, neuron_parameters(site, module), current.terms, learned=learned))
     return Map(node, spikes=True, flat=current.flat, stepped=True)
 
 
@@ -274,6 +317,11 @@ def _dropout(plan: Plan, site: Site, module: nn.Dropout, value: Value) -> Value:
     return value
 
 
+def _kept_dropout(plan: Plan, site: Site, module: nn.Module, value: Value) -> Value:
+    source = plan.map_of(site, value)
+    return replace(source, node=plan.append(Dropout(site.path, source.node, source.flat)), spikes=False)
+
+
 RULES: dict[type[nn.Module], Callable[[Plan, Site, Any, Value], Value]] = {
     nn.Conv2d: _conv,
     nn.Linear: _linear,
@@ -289,5 +337,7 @@ RULES: dict[type[nn.Module], Callable[[Plan, Site, Any, Value], Value]] = {
     layers.ZeroPad: _pad,
     layers.RepeatOverTime: _repeat,
     LIF: _neuron,
+    ForeignNeuron: _neuron,
+    ForeignDropout: _kept_dropout,
 }
 """The rule of each class of `LEAVES`."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from ndsnn.engine.foreign.framework import (
+    ForeignDropout,
+    ForeignNeuron,
+    foreign_leaf,
+    framework_of,
+    require_unchanged,
+)
 from ndsnn.engine.graph import Synapse
-from ndsnn.errors import UnsupportedLayerError
+from ndsnn.engine.sites import Site
 from ndsnn.models.layers import LAYERS, Flatten, MaxPool2d, RepeatOverTime, ThresholdBatchNorm2d, ZeroPad
 from ndsnn.neurons import LIF, LIFParameters
 
@@ -27,37 +33,13 @@ LEAVES: tuple[type[nn.Module], ...] = (
     ZeroPad,
     RepeatOverTime,
     LIF,
+    ForeignNeuron,
+    ForeignDropout,
 )
 """One class for each kind of layer, torch's own where there is one; those of `LAYERS` are among its subclasses."""
 
 _COMPUTING = ("forward", "_conv_forward", "_normalise", "_pool", "_pad")
 _NEURON_ATTRIBUTES = ("v_threshold", "threshold", "surrogate_function", "spike_grad")
-
-
-@dataclass(frozen=True)
-class Site:
-    """A place in the network, for messages.
-
-    Args:
-        path: Path of the module as in `net.named_modules()`.
-        kind: Name of its class.
-    """
-
-    path: str
-    kind: str
-
-    def __str__(self) -> str:
-        where = f"layer {self.path!r}" if self.path else "the network"
-        return f"{where} ({self.kind})"
-
-    def unsupported(self, what: str, instead: str) -> UnsupportedLayerError:
-        """Return the error that says what the engine has no lowering for here, and what to do."""
-        return UnsupportedLayerError(f"{self}: {what}; {instead}")
-
-    def require(self, holds: bool, what: str, instead: str) -> None:
-        """Raise the error of `unsupported` unless `holds`."""
-        if not holds:
-            raise self.unsupported(f"{what} is not supported", instead)
 
 
 def leaf_class(module: nn.Module) -> type[nn.Module] | None:
@@ -67,27 +49,40 @@ def leaf_class(module: nn.Module) -> type[nn.Module] | None:
     """
     if _is_compressed(module):
         return nn.Conv2d if hasattr(module, "kernel_size") else nn.Linear
-    return next((kind for kind in LEAVES if isinstance(module, kind)), None)
+    return foreign_leaf(module) or next((kind for kind in LEAVES if isinstance(module, kind)), None)
 
 
 def is_foreign_neuron(module: nn.Module) -> bool:
-    """Say whether `module` looks like another framework's neuron: it has a threshold and no layer inside."""
-    return any(hasattr(module, name) for name in _NEURON_ATTRIBUTES) and not any(
-        leaf_class(inner) for inner in module.modules()
+    """Say whether `module` looks like a neuron that no adapter knows: it has a threshold and no layer inside."""
+    return (
+        foreign_leaf(module) is None
+        and any(hasattr(module, name) for name in _NEURON_ATTRIBUTES)
+        and not any(leaf_class(inner) for inner in module.modules())
     )
 
 
-def require_plain(site: Site, module: nn.Module) -> None:
+def require_plain(site: Site, module: nn.Module, folded: bool = False) -> None:
     """Check that a leaf computes what its class says, so that its settings and parameters tell everything.
+
+    Args:
+        site: Its place.
+        module: The leaf.
+        folded: Whether a container of its framework hands it all steps as samples.
 
     Raises:
         UnsupportedLayerError: It overrides what it computes, has hooks, or its weight is no plain parameter.
     """
     if _is_compressed(module):
         return
-    known = (*LAYERS, ThresholdBatchNorm2d, *LEAVES)
-    base = next(kind for kind in type(module).__mro__ if kind in known)
-    overridden = [n for n in _COMPUTING if getattr(type(module), n, None) is not getattr(base, n, None)]
+    framework = framework_of(module)
+    if framework is not None and framework.leaf(module) is not None:
+        require_unchanged(site, framework, module)
+        framework.require(site, module, folded)
+        base, overridden = type(module), []
+    else:
+        known = (*LAYERS, ThresholdBatchNorm2d, *LEAVES)
+        base = next(kind for kind in type(module).__mro__ if kind in known)
+        overridden = [n for n in _COMPUTING if getattr(type(module), n, None) is not getattr(base, n, None)]
     if overridden or "forward" in vars(module):
         raise site.unsupported(
             f"it overrides {(overridden or ['forward'])[0]} of {base.__name__}",
@@ -130,12 +125,15 @@ def linear_synapse(site: Site, linear: Any) -> Synapse:
     return Synapse(site.path, linear.out_features, linear.in_features)
 
 
-def neuron_parameters(site: Site, neuron: LIF) -> LIFParameters:
-    """Read a neuron.
+def neuron_parameters(site: Site, neuron: Any) -> LIFParameters:
+    """Read a neuron, of ndsnn or of another framework.
 
     Raises:
-        UnsupportedLayerError: It keeps its potentials from call to call.
+        UnsupportedLayerError: It keeps its potentials from call to call, or is another framework's without equal.
     """
+    framework = framework_of(neuron)
+    if framework is not None:
+        return framework.neuron(site, neuron)
     site.require(not neuron.stateful, "LIF(stateful=True)", "use stateful=False")
     return neuron.config
 
