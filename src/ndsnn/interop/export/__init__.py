@@ -1,0 +1,1 @@
+"""Deployable networks out: folding, and one module for each format."""
