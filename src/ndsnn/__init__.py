@@ -16,6 +16,8 @@ from importlib.metadata import version
 from ndsnn import data, errors, losses, models
 from ndsnn.engine import Accelerated, accelerate
 from ndsnn.errors import NdsnnError
+from ndsnn.interop.frameworks import register_adapters
+from ndsnn.interop.prune_masks import from_prune, to_prune
 from ndsnn.neurons import LIF, LIFParameters, lif
 from ndsnn.sparse.methods import (
     ADMM,
@@ -24,18 +26,24 @@ from ndsnn.sparse.methods import (
     LTH,
     NDSNN,
     SET,
+    SNIP,
     ConstantSparsity,
     Dense,
     GraNet,
     LampNDSNN,
+    OnlinePruning,
     RandomNDSNN,
     RigL,
     SparseTraining,
     Static,
+    STDPPruning,
     methods,
+    snip,
 )
 from ndsnn.sparse.sparsify import layer_report, sparsify, sparsity, to_dense
 from ndsnn.sparse.storage import load, save
+
+register_adapters()
 
 __version__ = version("ndsnn")
 
@@ -47,6 +55,7 @@ __all__ = [
     "LTH",
     "NDSNN",
     "SET",
+    "SNIP",
     "Accelerated",
     "ConstantSparsity",
     "Dense",
@@ -54,14 +63,17 @@ __all__ = [
     "LIFParameters",
     "LampNDSNN",
     "NdsnnError",
+    "OnlinePruning",
     "RandomNDSNN",
     "RigL",
+    "STDPPruning",
     "SparseTraining",
     "Static",
     "__version__",
     "accelerate",
     "data",
     "errors",
+    "from_prune",
     "layer_report",
     "lif",
     "load",
@@ -69,7 +81,9 @@ __all__ = [
     "methods",
     "models",
     "save",
+    "snip",
     "sparsify",
     "sparsity",
     "to_dense",
+    "to_prune",
 ]

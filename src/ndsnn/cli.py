@@ -1,4 +1,4 @@
-"""The command line: `ndsnn train | sweep | report | evaluate | inspect | bench | data`.
+"""The command line: `ndsnn train | sweep | report | evaluate | inspect | export | bench | data`.
 
 Exit codes: 0 done; 2 bad input, with one line that says what to do; 1 a run that had to give up (non-finite loss);
 128 + n stopped by signal n after saving a checkpoint.
@@ -17,8 +17,10 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 import ndsnn
+from ndsnn.config import EventConfig, flatten
 from ndsnn.errors import ConfigError, NdsnnError, NonFiniteError
 from ndsnn.evaluation.report.command import add_report
+from ndsnn.interop.export.command import add_export
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         "--split", choices=("validation", "test"), help="which images (default: test if finished)"
     )
     evaluate.add_argument("--data-root", default=None, help="folder of the data, if it has moved")
+    evaluate.add_argument(
+        "--neurobench", action="store_true", help="also NeuroBench's metrics, under its keys, and energy estimates"
+    )
     evaluate.add_argument("--json", action="store_true", help="print figures as JSON")
     evaluate.set_defaults(command=_evaluate)
 
@@ -83,10 +88,18 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="print figures as JSON")
     inspect.set_defaults(command=_inspect)
 
+    add_export(
+        commands.add_parser("export", help="a run's network as NIR, ONNX, C, safetensors or a dense state dict")
+    )
     add_report(commands.add_parser("report", help="tables, figures and a page from run directories"))
     _add_bench(commands.add_parser("bench", help="the engine against dense torch on this machine"))
 
-    data = commands.add_parser("data", help="what data sets there are, and how to get them")
+    _add_data(commands.add_parser("data", help="what data sets there are, and how to get them"))
+    return parser
+
+
+def _add_data(data: argparse.ArgumentParser) -> None:
+    """Declare the actions of `data` and their options."""
     actions = data.add_subparsers(required=True, metavar="action", parser_class=_Parser)
     listing = actions.add_parser("list", help="all data sets and where they are looked for")
     listing.add_argument("--root", default=None, help="folder to look in first")
@@ -95,8 +108,12 @@ def _parser() -> argparse.ArgumentParser:
     prepare = actions.add_parser("prepare", help="download, check and decode a data set")
     prepare.add_argument("name", help="a name of `ndsnn data list`")
     prepare.add_argument("--root", default=None, help="folder to put it in")
+    prepare.add_argument(
+        "--config", default=None, metavar="FILE", help="recipe whose data.events say how to frame"
+    )
+    for key in flatten(EventConfig()):
+        prepare.add_argument(f"--data.events.{key}", dest=key, default=argparse.SUPPRESS, metavar="X")
     prepare.set_defaults(command=_data_prepare)
-    return parser
 
 
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:
@@ -186,9 +203,12 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from ndsnn.interop.neurobench import NeuroBenchMeter, metric_lines
+    from ndsnn.training.activity import ActivityMeter
     from ndsnn.training.inspect import evaluate_run
 
-    result = evaluate_run(options.run, options.which, options.split, options.data_root)
+    meter_class = NeuroBenchMeter if options.neurobench else ActivityMeter
+    result = evaluate_run(options.run, options.which, options.split, options.data_root, meter_class)
     _warn(result["notes"])
     if options.json:
         print(json.dumps(result))
@@ -199,6 +219,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             f"sparsity {result['sparsity']:.3%}, firing rate {result['firing_rate']:.4f}, "
             f"{result['synaptic_operations_per_image']:,.0f} synaptic operations per image"
         )
+        for line in metric_lines(result.get("neurobench", {})):
+            print(line)
     return 0
 
 
@@ -244,11 +266,19 @@ def _data_list(options: argparse.Namespace) -> int:
 
 def _data_prepare(options: argparse.Namespace) -> int:
     from ndsnn import data
+    from ndsnn.config_parser import parse_train
     from ndsnn.training.display import TransferDisplay
 
+    given = dict(vars(options))
+    arguments = ["--config", options.config] if options.config else []
+    arguments += [f"--data.events.{key}={given[key]}" for key in flatten(EventConfig()) if key in given]
+    config = parse_train(arguments)
+    if options.config and config.data.name != options.name:
+        raise ConfigError(f"{options.config} is a recipe for data set {config.data.name!r}, not {options.name!r}")
+    root = options.root or config.data.root
     with TransferDisplay(Console(stderr=True)) as progress:
-        row = data.prepare(options.name, options.root, progress)
-    print(f"{options.name} is {row.state}: {', '.join(row.where)}")
+        row = data.prepare(options.name, root, progress, config.data.events)
+    print(f"{options.name} is {row.state}: {'; '.join((', '.join(row.where), *row.notes))}")
     return 0
 
 

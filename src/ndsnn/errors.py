@@ -33,6 +33,10 @@ class NonFiniteError(NdsnnError, ArithmeticError):
     """A loss or gradient is NaN or infinite; weights and masks were left as they were."""
 
 
+class StateError(NdsnnError, RuntimeError):
+    """A neuron's state is not what a call needs; the message names the neuron and how to reset it."""
+
+
 class ShapeError(NdsnnError, ValueError):
     """A tensor has the wrong number of dimensions, channels or steps."""
 
@@ -47,6 +51,10 @@ class DataError(NdsnnError):
 
 class CheckpointError(NdsnnError):
     """A checkpoint or sparse file is missing, truncated, altered or of another architecture."""
+
+
+class ExportError(NdsnnError):
+    """A network cannot be written in a format, or not exactly; the message names the layer and what to do."""
 
 
 class RunError(NdsnnError):

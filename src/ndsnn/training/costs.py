@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ndsnn.errors import ConfigError
 from ndsnn.sparse.compressed import CompressedConv2d, CompressedLinear, CompressedModule
 from ndsnn.sparse.sparsify import layer_report, sparsity
-from ndsnn.sparse.topology import MASK, has_mask, weight_of
+from ndsnn.sparse.topology import MASK, has_mask, weight_of, weight_shape
 
 WEIGHT_BITS = 32
 """b_w: bits of a weight in training."""
@@ -100,20 +100,41 @@ def operations(module: nn.Module, inputs: Tensor) -> int:
 
     Args:
         module: A conv or linear layer, compressed or not.
+        inputs: See `reads_by_tap`.
+
+    Raises:
+        ConfigError: The layer pads with something other than zeros.
+    """
+    return int((alive_fan_out(module).cpu() * reads_by_tap(module, inputs)).sum())
+
+
+def dense_operations(module: nn.Module, inputs: Tensor) -> int:
+    """Return what `operations` would be if every connection were alive."""
+    fan_out = math.prod(weight_shape(module)) // alive_fan_out(module).numel()
+    return fan_out * int(reads_by_tap(module, inputs).sum())
+
+
+def reads_by_tap(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Return how many of the counted inputs one output channel reads through each place of the kernel.
+
+    Args:
+        module: A conv or linear layer, compressed or not.
         inputs: How often each input place was non-zero [C, *size], or [F, …] of a linear layer; whole numbers.
+
+    Returns:
+        int64 [C_in, *kernel], or [F] of a linear layer.
 
     Raises:
         ConfigError: The layer pads with something other than zeros.
     """
     reads = inputs.to("cpu", torch.int64)
     if isinstance(module, nn.Linear | CompressedLinear):
-        reads = reads.reshape(-1, module.in_features).sum(0)
-    else:
-        assert isinstance(module, Convolution)
-        for axis in range(reads.ndim - 1):
-            # One axis after the other is turned from the map's into the kernel's: [C, n, …] → [C, …, k].
-            reads = torch.tensordot(reads, _taps(module, axis, reads.shape[1]), ([1], [0]))
-    return int((alive_fan_out(module).cpu() * reads).sum())
+        return reads.reshape(-1, module.in_features).sum(0)
+    assert isinstance(module, Convolution)
+    for axis in range(reads.ndim - 1):
+        # One axis after the other is turned from the map's into the kernel's: [C, n, …] → [C, …, k].
+        reads = torch.tensordot(reads, _taps(module, axis, reads.shape[1]), ([1], [0]))
+    return reads
 
 
 def _taps(conv: Convolution, axis: int, size: int) -> Tensor:

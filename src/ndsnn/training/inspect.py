@@ -12,7 +12,7 @@ from torch import nn
 from ndsnn import data
 from ndsnn.config import TrainConfig
 from ndsnn.config_parser import read_config
-from ndsnn.errors import DataError, RunError
+from ndsnn.errors import CheckpointError, DataError, RunError
 from ndsnn.losses import LOSSES
 from ndsnn.sparse.sparsify import LayerRow, layer_report, sparsity
 from ndsnn.sparse.storage import load, read_sparse_file, unpack_network
@@ -25,7 +25,13 @@ from ndsnn.training.run_directory import CONFIG, RunDirectory
 from ndsnn.training.summary import what_is_alive
 
 
-def evaluate_run(path: Path, which: str, split: str | None = None, data_root: str | None = None) -> dict[str, Any]:
+def evaluate_run(
+    path: Path,
+    which: str,
+    split: str | None = None,
+    data_root: str | None = None,
+    meter_class: type[ActivityMeter] = ActivityMeter,
+) -> dict[str, Any]:
     """Evaluate a network of a run, by the reference engine if the run asked for it, else by the fastest there is.
 
     Args:
@@ -33,24 +39,26 @@ def evaluate_run(path: Path, which: str, split: str | None = None, data_root: st
         which: "last" or "best".
         split: "validation" or "test"; None takes the test images of a finished run, else the validation images.
         data_root: Folder of the data, where it is not the one in the run's configuration.
+        meter_class: What counts spikes and operations; its figures are part of the result.
 
     Raises:
         RunError: There is no such run, or it has no best network yet.
         CheckpointError: The network cannot be read.
         DataError: The images cannot be read.
     """
-    run, config = _open(path)
+    run, config = open_run(path)
     if data_root is not None:
         config = replace(config, data=replace(config.data, root=data_root))
     images = load_data(config)
     checkpoint = load_checkpoint(run.checkpoints)
     if checkpoint.state["data"] != images.fingerprint:
         raise DataError(f"the images of {images.name} or their split are not those that {path} was trained with")
-    net, epoch = _network(run, which, checkpoint, build_model(config.model, images.num_classes, images.channels))
+    blank = build_model(config.model, images.num_classes, images.channels, images.image_size)
+    net, epoch = network_of(run, which, checkpoint, blank)
     net, engine = put_on_engine(net, "reference" if config.engine == "reference" else "auto", "auto")
     split = split or ("test" if run.finished else "validation")
     chosen = images.validation if split == "validation" else images.test()
-    meter = ActivityMeter(net)
+    meter = meter_class(net)
     batches = data.evaluation_batches(chosen, config.batch_size, mean=images.mean, std=images.std)
     result = evaluate(net, batches, LOSSES[config.loss], meter)
     assert result is not None
@@ -66,9 +74,7 @@ def evaluate_run(path: Path, which: str, split: str | None = None, data_root: st
         "accuracy": result.accuracy,
         "loss": result.loss,
         "sparsity": sparsity(net),
-        "firing_rate": meter.firing_rate,
-        "synaptic_operations_per_image": meter.total_operations(spiking=True) / result.images,
-        "analog_operations_per_image": meter.total_operations(spiking=False) / result.images,
+        **meter.figures(result.accuracy, result.images),
     }
 
 
@@ -84,12 +90,14 @@ def inspect_path(path: Path) -> dict[str, Any]:
     """
     if path.is_file():
         _, header = read_sparse_file(path)
-        layers = header.get("notes", {}).get("layers")
+        layers = (header.get("notes") or {}).get("layers")
+        if layers is not None and not (isinstance(layers, list) and all(map(_is_row, layers))):
+            raise CheckpointError(f"{path}: its header is malformed (the table of its layers)")
         if layers is None:
             rows = layer_report(load(path)) if header["architecture"] else _header_rows(header)
             layers = [what_is_alive(row) for row in rows]
         return {"path": str(path), "layers": layers}
-    run, _ = _open(path)
+    run, _ = open_run(path)
     if run.finished:
         summary = run.read_summary()
         return {"path": str(path), "layers": summary["layers"], "summary": summary}
@@ -104,21 +112,38 @@ def inspect_path(path: Path) -> dict[str, Any]:
     }
 
 
-def _open(path: Path) -> tuple[RunDirectory, TrainConfig]:
+def open_run(path: Path) -> tuple[RunDirectory, TrainConfig]:
+    """Return a run and its configuration; raises RunError if there is none."""
     run = RunDirectory(path)
     if not run.exists:
         raise RunError(f"{path} is no run directory and no file")
     return run, read_config(run.path / CONFIG)
 
 
-def _network(run: RunDirectory, which: str, checkpoint: Checkpoint, net: nn.Module) -> tuple[nn.Module, int]:
-    """Return `net` filled with the last or the best network of a run, and the epoch it is of."""
+def network_of(run: RunDirectory, which: str, checkpoint: Checkpoint, net: nn.Module) -> tuple[nn.Module, int]:
+    """Return `net` filled with the last or the best network of a run, and the epoch it is of.
+
+    Raises:
+        RunError: It has no best network yet.
+        CheckpointError: The network cannot be read, or is not of the architecture of `net`.
+    """
     progress = checkpoint.state["progress"]
     if which == "last":
         return unpack_network(net, network_tensors(checkpoint), checkpoint.state["network"]), progress["epoch"]
     if not progress["best_epoch"]:
         raise RunError(f"the run in {run.path} has not reached its final sparsity; use --which last")
     return load(run.best(progress["best_epoch"]), net), progress["best_epoch"]
+
+
+def _is_row(row: Any) -> bool:
+    """Say whether an entry of a file's table of layers has what `print_layers` prints, of the types it prints."""
+    if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not isinstance(row.get("shape"), list):
+        return False
+    counts = [row.get("weights"), row.get("alive"), row.get("sparsity")]
+    figures = [row.get("firing_rate"), row.get("operations"), row.get("share_of_operations", 0.0)]
+    return all(isinstance(n, int | float) for n in counts) and all(
+        isinstance(n, int | float | None) for n in figures
+    )
 
 
 def _header_rows(header: dict[str, Any]) -> list[LayerRow]:
