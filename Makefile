@@ -10,7 +10,7 @@ CMAKE  := PATH="$(abspath $(BIN)):$$PATH" cmake
 NATIVE := $(if $(filter-out 0,$(NDSNN_NO_NATIVE)),,yes)
 CSRC   := $(wildcard csrc/*.h csrc/*.cpp csrc/kernels/*.h csrc/kernels/*.cpp)
 
-.PHONY: demo test lint format types unit sanitize native bench clean
+.PHONY: demo test lint format types unit sanitize native bench docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/ndsnn train --output runs/demo --overwrite true
@@ -51,6 +51,10 @@ format: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/augmentation.py
 
+# The documentation site in site/, to be opened from the disk: site/index.html. Building it needs no network.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(VENV)/.created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ndsnn needs Python 3.11 or newer; say make PYTHON=python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
@@ -70,5 +74,5 @@ $(VENV)/.installed-%: pyproject.toml CMakeLists.txt $(CSRC) $(VENV)/.build-requi
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

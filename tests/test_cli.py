@@ -194,6 +194,13 @@ def test_train_evaluate_inspect(here, capsys):
     result = json.loads(capsys.readouterr().out)
     summary = json.loads(Path("run/summary.json").read_text())
     assert result["accuracy"] == summary["best_test_accuracy"]
+    assert main(["evaluate", "run", "--neurobench", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    operations = measured["neurobench"]["SynapticOperations"]
+    assert operations["Effective_ACs"] == pytest.approx(measured["synaptic_operations_per_image"])
+    assert measured["neurobench"]["ClassificationAccuracy"] == measured["accuracy"]
+    assert main(["evaluate", "run", "--neurobench"]) == 0
+    assert "Effective_MACs: " in capsys.readouterr().out
     assert main(["evaluate", "run", "--which", "last", "--split", "validation"]) == 0
     assert f"{summary['val_accuracy']:.2%}" in capsys.readouterr().out
     for target in ("run", f"run/checkpoints/best-{summary['best_epoch']}.safetensors"):

@@ -181,7 +181,9 @@ def test_soft_reset_of_the_decayed_potential_equals_snntorch(beta):
     mine = lif(x, parameters=p).spikes
     assert 0.05 < float(mine.detach().mean()) < 0.95
     assert torch.equal(mine, theirs)
-    torch.testing.assert_close(torch.autograd.grad((mine * weights).sum(), x)[0], expected, rtol=1e-6, atol=1e-7)  # its spikes are float32
+    torch.testing.assert_close(
+        torch.autograd.grad((mine * weights).sum(), x)[0], expected, rtol=1e-6, atol=1e-7
+    )  # its spikes are float32
 
 
 @pytest.mark.parametrize(("v_reset", "subtract"), [(0.0, 1.0), (None, 0.0), (None, -1.0), (None, float("nan"))])

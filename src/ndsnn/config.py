@@ -18,6 +18,46 @@ LARGEST = {"seed": 2**63 - 1, "threads": 4096, "data.image_size": 4096, "data.sp
 
 
 @dataclass(frozen=True)
+class EventConfig:
+    """How recordings of events become frames, for data sets of events only; a null takes what is usual there.
+
+    Args:
+        frames: T, the frames of a recording; it must equal model.time_steps.
+        split_by: Whether frames are cut by "time" or by the "count" of events.
+        per_frame: Microseconds ("time") or events ("count") of a frame, the rest is left out; 0 divides the whole
+            recording into equal frames.
+        start: Whether frames of fixed duration begin with the "first" event or at time "zero".
+        remainder: Whether events that fill no whole frame are put into the last one ("keep") or left out ("drop").
+        downsample: Side of the squares of pixels that are added up to one.
+        max_count: Counts above are cut to it; 1 makes frames of zeros and ones, 0 cuts nothing.
+        sort: Whether events that are not in the order of time are sorted; otherwise they are an error.
+        split: Name of the division into training and test recordings, where there is no official one.
+        test_seed: Draws the test recordings of a random split.
+        flip: Whether training frames are mirrored left to right with probability 1/2.
+        roll: Most pixels by which they are rolled in x and in y, around the border.
+        shift: Most pixels by which they are shifted in x and in y, zeros behind.
+        drop: Share of the events that is dropped at random.
+        cutout: Side of a square without events, at a random place.
+    """
+
+    frames: int | None = None
+    split_by: Literal["time", "count"] | None = None
+    per_frame: int | None = None
+    start: Literal["first", "zero"] | None = None
+    remainder: Literal["keep", "drop"] | None = None
+    downsample: int | None = None
+    max_count: int | None = None
+    sort: bool | None = None
+    split: str | None = None
+    test_seed: int | None = None
+    flip: bool | None = None
+    roll: int | None = None
+    shift: int | None = None
+    drop: float | None = None
+    cutout: int | None = None
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which images.
 
@@ -28,6 +68,7 @@ class DataConfig:
         split_seed: Seed of that split, independent of the run's seed.
         image_size: Resize to this height and width; None keeps the data set's own.
         augment: Whether training images are augmented by the data set's recipe.
+        events: How recordings become frames, for data sets of events.
     """
 
     name: str = "digits"
@@ -36,6 +77,7 @@ class DataConfig:
     split_seed: int = 0
     image_size: int | None = None
     augment: bool = True
+    events: EventConfig = field(default_factory=EventConfig)
 
 
 @dataclass(frozen=True)
@@ -43,11 +85,11 @@ class ModelConfig:
     """Which network.
 
     Args:
-        name: "vgg" (by `layers`), "vgg16", "resnet19", "resnet19_tdbn" or "lenet5".
+        name: "vgg" or "mlp" (by `layers`), "vgg16", "resnet19", "resnet19_tdbn" or "lenet5".
         time_steps: T, the simulation steps per image.
         width: Factor on the number of channels.
-        layers: Channels of each conv layer and "M" for a 2×2 max pool; for "vgg" only.
-        norm: "bn" or "tdbn" (threshold-dependent); null takes the network's own.
+        layers: Channels of each conv layer of "vgg", "M" for a 2×2 max pool; neurons of each layer of "mlp".
+        norm: "bn" or "tdbn" (threshold-dependent); null takes the network's own; "mlp" has none.
         neuron: The neuron behind every hidden layer.
     """
 
@@ -64,9 +106,10 @@ class MethodConfig:
     """How the network is made sparse; a null takes the method's own default.
 
     Args:
-        name: "ndsnn", "ndsnn-random", "ndsnn-lamp", "set", "rigl", "static", "gmp", "granet", "dst-ee", "lth",
-            "admm" or "dense", or package.module:Class.
-        initial_sparsity: θi at the start; null: 0.7 for ndsnn, 0 for gmp and granet, θf for the others.
+        name: "ndsnn", "ndsnn-random", "ndsnn-lamp", "set", "rigl", "static", "snip", "gmp", "online", "stdp",
+            "granet", "dst-ee", "lth", "admm" or "dense", or package.module:Class.
+        initial_sparsity: θi at the start; null: 0.7 for ndsnn, 0 for those that start dense (snip, gmp, online,
+            stdp, granet, lth and admm), θf for the others.
         final_sparsity: θf at the end; null: 0.95, and 0 for dense.
         distribution: Spread over layers: "erk", "er" or "uniform".
         dense_layers: Glob patterns of layers that stay dense.
@@ -247,7 +290,9 @@ def from_plain(values: dict[str, Any]) -> TrainConfig:
         if section is None:
             raise ConfigError(f"{path} is null; leave it out or give it a value")
     parts = dict(values)
-    parts["data"] = DataConfig(**parts["data"])
+    # Runs of before there were events do not name them.
+    events = EventConfig(**(parts["data"].get("events") or {}))
+    parts["data"] = DataConfig(**(parts["data"] | {"events": events}))
     model = dict(parts["model"])
     model["neuron"] = LIFParameters(**model["neuron"])
     model["layers"] = None if model["layers"] is None else tuple(model["layers"])

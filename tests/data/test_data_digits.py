@@ -114,9 +114,18 @@ def test_unknown_name():
 def test_overview_of_an_empty_root(tmp_path, monkeypatch):
     monkeypatch.setenv("NDSNN_DATA", str(tmp_path))
     rows = {row.name: row for row in nd.overview()}
-    assert list(rows) == ["cifar10", "cifar100", "digits", "fashion-mnist", "folder", "tiny-imagenet"]
+    events = ["cifar10-dvs", "dvs-gesture", "nmnist", "shd"]
+    assert sorted({*rows} - {*events}) == [
+        "cifar10",
+        "cifar100",
+        "digits",
+        "fashion-mnist",
+        "folder",
+        "tiny-imagenet",
+    ]
+    assert list(rows) == sorted(rows)
     states = {name: row.state for name, row in rows.items() if name != "fashion-mnist"}
-    assert states == {
+    assert states == dict.fromkeys(events, "missing") | {
         "cifar10": "can be downloaded",
         "cifar100": "can be downloaded",
         "digits": "ready",

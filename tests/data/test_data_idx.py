@@ -78,7 +78,9 @@ def test_download_checksums_are_those_of_torchvision():
 
 def test_second_place(small):
     small.folder.rename(small.root / "system")
-    assert nd.overview(small.root)[3].where == (str(small.root / "system"),)
+    assert {row.name: row for row in nd.overview(small.root)}["fashion-mnist"].where == (
+        str(small.root / "system"),
+    )
     small.folder.mkdir()
     (small.folder / IMAGES).write_bytes(b"a lonely file does not hide the complete folder")
     assert len(small.load().train) == 18

@@ -6,7 +6,16 @@ import pytest
 import torch
 from test_data_augment import random_images
 
-from ndsnn.data import Augmentation, ImageSet, batches, epoch_order, evaluation_batches, normalise, num_batches
+from ndsnn.data import (
+    Augmentation,
+    ImageSet,
+    balanced_batches,
+    batches,
+    epoch_order,
+    evaluation_batches,
+    normalise,
+    num_batches,
+)
 from ndsnn.errors import ConfigError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.2, 0.3)
@@ -153,3 +162,42 @@ def test_bad_batch_size_is_noticed_at_the_call(data):
         batches(data, 0, seed=0, epoch=0, augmentation=RECIPE)
     with pytest.raises(ConfigError, match="batch_size"):
         evaluation_batches(data, 0, mean=MEAN, std=STD)
+
+
+def labelled(*counts):
+    """Images that show their own number, of so many in each class, shuffled."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))]
+    numbers = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1)
+    return ImageSet(numbers.expand(-1, 1, 2, 2).contiguous(), labels)
+
+
+def balanced(data, batch_size, per_class=4, seed=0):
+    found = list(balanced_batches(data, batch_size, per_class=per_class, seed=seed, mean=(0.0,), std=(1.0,)))
+    return [((x[:, 0, 0, 0] * 255).round().int().tolist(), y.tolist()) for x, y in found]
+
+
+def test_balanced_batches_have_the_classes_in_turn():
+    data = labelled(20, 30, 10)
+    found = balanced(data, 5)
+    assert [len(y) for _, y in found] == [4, 4, 4]
+    assert [label for _, y in found for label in y] == [0, 1, 2] * 4
+    numbers = [number for x, _ in found for number in x]
+    assert len(set(numbers)) == 12
+    assert [int(data.labels[number]) for number in numbers] == [0, 1, 2] * 4
+    assert balanced(data, 12)[0][0] == numbers
+    assert balanced(data, 5) == found
+    assert balanced(data, 5, seed=1) != found
+
+
+def test_a_class_of_few_images_gives_all_it_has():
+    ((numbers, labels),) = balanced(labelled(3, 0, 1), 32)
+    assert labels == [0, 2, 0, 0]
+    assert sorted(numbers) == [0, 1, 2, 3]
+
+
+def test_balanced_batches_check_their_arguments():
+    with pytest.raises(ConfigError, match="per_class"):
+        balanced(labelled(3), 2, per_class=0)
+    with pytest.raises(ConfigError, match="batch_size"):
+        balanced(labelled(3), 0)

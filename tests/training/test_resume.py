@@ -15,8 +15,10 @@ from tiny_runs import elsewhere, needs_native, on_engine, quiet, require_same_ru
 from ndsnn.config import MethodConfig
 from ndsnn.config_parser import config_to_yaml
 from ndsnn.errors import CheckpointError, ConfigError, RunError
+from ndsnn.sparse.methods import SNIP
 from ndsnn.training import checkpoint as checkpoints
 from ndsnn.training.build import build
+from ndsnn.training.loop import Trainer
 from ndsnn.training.run import train
 
 METHODS = {
@@ -24,7 +26,10 @@ METHODS = {
     "set": MethodConfig("set", None, 0.8, update_every=4),
     "rigl": MethodConfig("rigl", None, 0.8, update_every=4),
     "static": MethodConfig("static", None, 0.8),
+    "snip": MethodConfig("snip", None, 0.8),
     "gmp": MethodConfig("gmp", None, 0.8, update_every=4),
+    "online": MethodConfig("online", None, 0.8, update_every=4, settings={"threshold": 0.01}),
+    "stdp": MethodConfig("stdp", None, 0.8, update_every=4),
     "granet": MethodConfig("granet", None, 0.8, update_every=4),
     "dst-ee": MethodConfig("dst-ee", None, 0.8, update_every=4, settings={"exploration": 0.1}),
     "dense": MethodConfig("dense"),
@@ -67,7 +72,16 @@ def test_many_stops(tiny_either, run_until):
 
 @pytest.mark.parametrize(("first", "second"), [("native", "reference"), ("reference", "native")])
 @pytest.mark.parametrize(
-    ("name", "optimizer"), [("ndsnn", "sgd"), ("gmp", "adam"), ("dst-ee", "sgd"), ("dense", "adamw")]
+    ("name", "optimizer"),
+    [
+        ("ndsnn", "sgd"),
+        ("gmp", "adam"),
+        ("dst-ee", "sgd"),
+        ("dense", "adamw"),
+        ("snip", "adam"),
+        ("online", "sgd"),
+        ("stdp", "sgd"),
+    ],
 )
 def test_a_checkpoint_means_the_same_to_both_engines(tiny, run_until, first, second, name, optimizer):
     """What one engine saved is loaded by the other and saved again: all bits are as before."""
@@ -135,6 +149,45 @@ def test_resume_before_the_first_checkpoint_starts_again(tiny, run_until):
         file.unlink()
     run_until(replace(stopped, resume=True))
     require_same_run(Path(tiny.output), Path(stopped.output))
+
+
+def test_snip_does_not_choose_again(tiny_either, run_until, monkeypatch):
+    """Killed after the choice and before the first step, the run goes on from what was chosen."""
+    config = replace(tiny_either, method=METHODS["snip"])
+    run_until(config)
+    stopped = elsewhere(config, "stopped")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped, quiet())
+    chosen = rows(Path(stopped.output), "topology.jsonl")
+    assert {(row["step"], row["round"]) for row in chosen} == {(0, 0)}
+    with monkeypatch.context() as patch:
+        patch.setattr(SNIP, "prepare", killed)
+        run_until(replace(stopped, resume=True))
+    assert rows(Path(stopped.output), "topology.jsonl") == chosen
+    require_same_run(Path(config.output), Path(stopped.output))
+
+
+def test_snip_killed_before_its_checkpoint_chooses_the_same_again(tiny, run_until, monkeypatch):
+    config = replace(tiny, method=METHODS["snip"])
+    run_until(config)
+    stopped = elsewhere(config, "stopped")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped, quiet())
+    assert len(rows(Path(stopped.output), "topology.jsonl")) == 3
+    run_until(replace(stopped, resume=True))
+    require_same_run(Path(config.output), Path(stopped.output))
 
 
 def test_other_settings_cannot_be_resumed(tiny, run_until):

@@ -1,6 +1,7 @@
-"""Decoding many images once into uint8 files that are memory-mapped afterwards; a killed run is continued.
+"""Decoding many images once into files that are memory-mapped afterwards; a killed run is continued.
 
-Layout of the folder: `<part>_images.npy` uint8 [N, C, H, W], `<part>_labels.npy` int64 [N] and `manifest.json`.
+Layout of the folder: `<part>_images.npy` uint8 [N, C, H, W], or of another shape and type where the caller says
+so, `<part>_labels.npy` int64 [N] and `manifest.json`.
 While it is written the folder is called `<name>.partial` and has a `progress.json`; it is renamed at the end.
 Images are appended to the file, never written through a mapping, so that a full disk is an error, not a crash.
 """
@@ -36,12 +37,13 @@ class Part(NamedTuple):
 def build(
     target: Path,
     parts: Mapping[str, Part],
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     read: Callable[[str], np.ndarray],
     source: str,
     extra: Mapping[str, Any],
     progress: Progress,
     chunk: int = _CHUNK,
+    dtype: str = "uint8",
 ) -> None:
     """Decode all parts into the folder `target`, from where an interrupted call has stopped.
 
@@ -49,18 +51,19 @@ def build(
         target: Folder to make; it must not exist.
         parts: What to decode, by name.
         shape: (C, H, W) of every image.
-        read: Decodes the file of a name into uint8 [C, H, W].
+        read: Decodes the file of a name into an array of this shape and type.
         source: Identity of the files; work begun on another source is thrown away.
         extra: Further entries of the manifest.
         progress: Told the images decoded so far and in all.
         chunk: Images between two records of progress.
+        dtype: Type of the images, an unsigned integer.
 
     Raises:
         DataError: A file is bad, or the disk is full.
     """
     partial = target.with_name(target.name + ".partial")
     try:
-        done = _resume(partial, parts, source)
+        done = _resume(target, partial, parts, source)
         total = sum(len(part.files) for part in parts.values())
         for name, part in parts.items():
             before = sum(done.values()) - done[name]
@@ -70,22 +73,37 @@ def build(
                 _write_json(partial / _PROGRESS, {"source": source, "done": done})
                 progress("decode", before + count, total)
 
-            _append(partial / f"{name}_images.npy", part, shape, read, done[name], chunk, record)
+            path = partial / f"{name}_images.npy"
+            _append(path, part, shape, np.dtype(dtype), read, done[name], chunk, record)
             np.save(partial / f"{name}_labels.npy", np.array(part.labels, np.int64))
-        _write_json(partial / MANIFEST, _manifest(partial, parts, shape, source, extra))
+        _write_json(partial / MANIFEST, _manifest(partial, parts, shape, source, {"dtype": dtype, **extra}))
         (partial / _PROGRESS).unlink()
         partial.rename(target)
     except OSError as error:
         raise DataError(f"{partial} cannot be written: {error}; make room and run the command again") from error
 
 
-def _resume(partial: Path, parts: Mapping[str, Part], source: str) -> dict[str, int]:
+def begun(target: Path, parts: Mapping[str, Part], source: str) -> dict[str, int] | None:
+    """Return how many images of each part an interrupted `build` has decoded, None if there was none.
+
+    Args:
+        target: As given to `build`.
+        parts: As given to `build`.
+        source: As given to `build`.
+    """
     try:
-        state = json.loads((partial / _PROGRESS).read_bytes())
+        state = json.loads((target.with_name(target.name + ".partial") / _PROGRESS).read_bytes())
         if state["source"] == source and state["done"].keys() == parts.keys():
             return {name: int(count) for name, count in state["done"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # nothing to continue: there was no attempt, or it was killed before its first record
+    return None
+
+
+def _resume(target: Path, partial: Path, parts: Mapping[str, Part], source: str) -> dict[str, int]:
+    done = begun(target, parts, source)
+    if done is not None:
+        return done
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
@@ -95,31 +113,36 @@ def _resume(partial: Path, parts: Mapping[str, Part], source: str) -> dict[str, 
 def _append(
     path: Path,
     part: Part,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
     read: Callable[[str], np.ndarray],
     done: int,
     chunk: int,
     record: Callable[[int], None],
 ) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(part.files), *shape)}
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": (len(part.files), *shape),
+    }
     with path.open("r+b" if done else "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         file.flush()
-        start = file.tell() + done * int(np.prod(shape))
+        start = file.tell() + done * int(np.prod(shape)) * dtype.itemsize
         if os.fstat(file.fileno()).st_size < start:
             raise DataError(f"{path} is shorter than its record says; delete {path.parent} and begin again")
         file.truncate(start)
         file.seek(start)
         for first in range(done, len(part.files), chunk):
             names = part.files[first : first + chunk]
-            file.write(np.stack([read(name) for name in names]).tobytes())
+            file.write(np.stack([read(name).astype(dtype, copy=False) for name in names]).tobytes())
             file.flush()
             os.fsync(file.fileno())
             record(first + len(names))
 
 
 def _manifest(
-    folder: Path, parts: Mapping[str, Part], shape: tuple[int, int, int], source: str, extra: Mapping[str, Any]
+    folder: Path, parts: Mapping[str, Part], shape: tuple[int, ...], source: str, extra: Mapping[str, Any]
 ) -> dict[str, Any]:
     written = {
         name: {
@@ -178,7 +201,8 @@ def open_part(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
         name: Name of the part.
 
     Returns:
-        Images, uint8 [N, C, H, W], mapped copy-on-write, so that the file never changes; labels, int64 [N].
+        Images, uint8 [N, C, H, W] or as they were built, mapped copy-on-write, so that the file never changes;
+        labels, int64 [N].
 
     Raises:
         DataError: A file is missing, truncated or altered.
@@ -187,13 +211,14 @@ def open_part(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         entry = manifest["parts"][name]
         shape, digests = list(entry["shape"]), (entry["images_sha256"], entry["labels_sha256"])
+        dtype = manifest.get("dtype", "uint8")
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{folder / MANIFEST} does not describe {name!r}; delete {folder} and prepare it again"
         ) from error
     images = _verified(folder / f"{name}_images.npy", digests[0], mapped=True)
     labels = _verified(folder / f"{name}_labels.npy", digests[1], mapped=False)
-    if list(images.shape) != shape or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
+    if list(images.shape) != shape or images.dtype.name != dtype or labels.shape != images.shape[:1]:
         raise DataError(
             f"{folder / MANIFEST} does not fit {name}_images.npy; delete {folder} and prepare it again"
         )

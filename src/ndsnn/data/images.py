@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ndsnn.data.augment import Augmentation, default_augmentation, normalise
+from ndsnn.data.samples import Augment, SampleSet, SplitData
 from ndsnn.errors import ConfigError, DataError, ShapeError
 
 ImageSize = int | tuple[int, int]
@@ -19,7 +21,7 @@ _RESIZE_CHUNK = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
+class ImageSet(SampleSet):
     """Labelled images of one size.
 
     Attributes:
@@ -38,8 +40,13 @@ class ImageSet:
                 f"labels must be int64 [{len(self.images)}], not {self.labels.dtype} {list(self.labels.shape)}"
             )
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def samples(self, rows: np.ndarray) -> Tensor:
+        """Copy the images at `rows` (int64 [M]), uint8 [M, C, H, W]."""
+        return torch.from_numpy(self.images.numpy()[rows])
+
+    def inputs(self, rows: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+        """Return the images at `rows`, normalised, float32 [M, C, H, W]."""
+        return normalise(self.samples(rows), mean, std)
 
     def take(self, rows: Tensor) -> ImageSet:
         """Copy the images and labels at `rows` (int64 [M]) into a set of their own."""
@@ -54,30 +61,17 @@ class Statistics(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ImageData:
-    """A data set, split, with the test set out of reach until `test` is called.
+class ImageData(SplitData):
+    """A data set of images, split, with the test set out of reach until `test` is called; see `SplitData`.
 
     Attributes:
-        name: Name in `SOURCES`.
         train: What is trained on.
         validation: Held out of the official training images by a fixed seed; for every choice made in a run.
-        num_classes: Number of classes.
-        class_names: One per class, or empty where the data set has none.
-        mean: Per channel, of values in [0, 1].
-        std: Per channel, of values in [0, 1].
-        fingerprint: SHA-256 (hex) of training and validation images, labels and the split, to notice on resume
-            that a file has changed.
         load_test: Reads the test set; call `test` instead.
     """
 
-    name: str
     train: ImageSet
     validation: ImageSet
-    num_classes: int
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    fingerprint: str
     load_test: Callable[[], ImageSet] = field(repr=False)
 
     @property
@@ -90,15 +84,14 @@ class ImageData:
         """Height and width in pixels, (H, W)."""
         return self.train.images.shape[2], self.train.images.shape[3]
 
+    def augmentation(self, enabled: bool = True) -> Augment:
+        """Return the recipe of the data set (`default_augmentation`), or normalisation alone."""
+        if not enabled:
+            return Augmentation(self.mean, self.std)
+        return default_augmentation(self.name, self.mean, self.std)
+
     def test(self) -> ImageSet:
-        """Read the official test set, which nothing touches before this call.
-
-        Returns:
-            The test images, in the order of the files, of the channels and size of the training images.
-
-        Raises:
-            DataError: A file is missing, truncated, corrupt or mislabelled.
-        """
+        """Read the official test set, which nothing touches before this call; see `SplitData.test`."""
         return self.load_test()
 
 

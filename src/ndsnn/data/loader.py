@@ -7,15 +7,15 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ndsnn.data.augment import Augmentation, normalise
-from ndsnn.data.images import ImageSet
+from ndsnn.data.samples import Augment, SampleSet
 from ndsnn.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]
-"""Images, float32 [N, C, H, W], normalised; labels, int64 [N]."""
+"""Images, float32 [N, C, H, W], normalised, or frames of events [T, N, C, H, W]; labels, int64 [N]."""
 
 _AHEAD = 2
 _POLL_SECONDS = 0.1
@@ -38,12 +38,12 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 def batches(
-    image_set: ImageSet,
+    image_set: SampleSet,
     batch_size: int,
     *,
     seed: int,
     epoch: int,
-    augmentation: Augmentation,
+    augmentation: Augment,
     start_batch: int = 0,
     drop_last: bool = False,
     prefetch: bool = True,
@@ -53,11 +53,11 @@ def batches(
     Batch k is the same, bit for bit, whether the iteration began at 0 or at `start_batch`.
 
     Args:
-        image_set: Training images.
+        image_set: Training images, or recordings.
         batch_size: Images per batch, N.
         seed: Seed of the run.
         epoch: Number of the epoch.
-        augmentation: Turns uint8 images into normalised float32.
+        augmentation: Turns uint8 images, or counts of events, into float32.
         start_batch: First batch to deliver.
         drop_last: Leave out a last batch that is smaller.
         prefetch: Prepare the next batches in one background thread, which ends with the iteration, also when the
@@ -73,19 +73,54 @@ def batches(
     if not 0 <= start_batch <= total:
         raise ConfigError(f"start_batch must lie between 0 and {total}, not {start_batch}")
     order = epoch_order(len(image_set), seed, epoch).numpy()
-    images, labels = image_set.images.numpy(), image_set.labels.numpy()
+    labels = image_set.labels.numpy()
 
     def make(index: int) -> Batch:
         rows = order[index * batch_size : (index + 1) * batch_size]
         generator = _generator("augmentation", seed, epoch, index)
-        return augmentation(torch.from_numpy(images[rows]), generator), torch.from_numpy(labels[rows])
+        return augmentation(image_set.samples(rows), generator), torch.from_numpy(labels[rows])
 
     indices = range(start_batch, total)
     return _prefetched(make, indices) if prefetch else (make(index) for index in indices)
 
 
+def balanced_batches(
+    image_set: SampleSet,
+    batch_size: int,
+    *,
+    per_class: int,
+    seed: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Iterator[Batch]:
+    """Iterate over a few images of each class, normalised and nothing else, the classes in turn in every batch.
+
+    Args:
+        image_set: Training images.
+        batch_size: Most images in a batch; the batches differ by one image at most.
+        per_class: Images of each class, drawn without replacement; all that there are where they are fewer.
+        seed: Decides which.
+        mean: Per channel, of values in [0, 1].
+        std: Per channel, of values in [0, 1].
+
+    Returns:
+        Iterator over (images, labels).
+
+    Raises:
+        ConfigError: `batch_size` or `per_class` is below 1.
+    """
+    if per_class < 1:
+        raise ConfigError(f"per_class must be 1 or more, not {per_class}")
+    order = torch.randperm(len(image_set), generator=_generator("balanced", seed))
+    labels = image_set.labels[order]
+    picks = [order[labels == label][:per_class] for label in labels.unique()]
+    rows = torch.cat([pick[turn : turn + 1] for turn in range(per_class) for pick in picks])
+    parts = rows.tensor_split(num_batches(len(rows), batch_size))
+    return ((image_set.inputs(part.numpy(), mean, std), image_set.labels[part]) for part in parts)
+
+
 def evaluation_batches(
-    image_set: ImageSet, batch_size: int, *, mean: tuple[float, ...], std: tuple[float, ...]
+    image_set: SampleSet, batch_size: int, *, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Iterator[Batch]:
     """Iterate over all images in their order, normalised and nothing else.
 
@@ -102,13 +137,8 @@ def evaluation_batches(
         ConfigError: `batch_size` is below 1.
     """
     starts = range(0, num_batches(len(image_set), batch_size) * batch_size, batch_size)
-    return (
-        (
-            normalise(image_set.images[first : first + batch_size], mean, std),
-            image_set.labels[first : first + batch_size],
-        )
-        for first in starts
-    )
+    parts = (np.arange(first, min(first + batch_size, len(image_set))) for first in starts)
+    return ((image_set.inputs(part, mean, std), image_set.labels[part]) for part in parts)
 
 
 def _generator(purpose: str, *numbers: int) -> torch.Generator:

@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-# Importing a family registers its data sets.
+# Importing a family registers its data sets; ndsnn.data.events registers its own.
+from ndsnn.config import EventConfig
 from ndsnn.data import cifar, digits, folder, idx, tiny_imagenet  # noqa: F401
+from ndsnn.data.events import EventSource, Split, load_events, resolve_events
 from ndsnn.data.images import (
     ImageData,
     ImageSet,
@@ -19,7 +21,8 @@ from ndsnn.data.images import (
     resize,
     split_rows,
 )
-from ndsnn.data.source import SOURCES, Description, Progress, Source, data_root
+from ndsnn.data.samples import SplitData
+from ndsnn.data.source import SOURCES, DataSource, Description, Progress, Source, data_root
 from ndsnn.errors import ConfigError, DataError
 
 
@@ -31,8 +34,11 @@ def load(
     image_size: ImageSize | None = None,
     max_train: int | None = None,
     channels: int | None = None,
-) -> ImageData:
+    events: EventConfig | None = None,
+) -> SplitData:
     """Read the training images of a data set and hold a validation part out; leave the test set alone.
+
+    For a data set of events the frames that `prepare` has made are mapped into memory instead.
 
     Args:
         name: Name in `SOURCES`.
@@ -42,9 +48,10 @@ def load(
         image_size: Side length or (H, W) in pixels to resize to, bilinearly; None keeps the data set's own.
         max_train: Keep only so many training images, for quick trials; None keeps all.
         channels: 1 or 3, for `folder` only; None lets the files decide.
+        events: How recordings are framed and augmented, for data sets of events only; None takes what is usual.
 
     Returns:
-        The parts, with class names, normalisation constants and a fingerprint.
+        The parts, with class names, normalisation constants and a fingerprint: `ImageData`, or `EventData`.
 
     Raises:
         ConfigError: An unknown name, or a setting out of range.
@@ -54,30 +61,44 @@ def load(
     source = SOURCES[name]
     place = _place(source, root)
     size = parse_size(image_size) or source.default_size
+    settings = resolve_events(source, events or EventConfig())
     _check_settings(source, max_train, channels)
+    if isinstance(source, EventSource):
+        if image_size is not None:
+            raise ConfigError(
+                f"data set {name!r} has events, not images; set data.events.downsample, not image_size"
+            )
+        return load_events(source, place, settings, Split(validation_fraction, split_seed, max_train))
+    assert isinstance(source, Source)
+    return _load_images(source, place, size, channels, Split(validation_fraction, split_seed, max_train))
+
+
+def _load_images(
+    source: Source, place: Path, size: tuple[int, int] | None, channels: int | None, split: Split
+) -> ImageData:
     if source.missing(place):
         raise source.missing_error(place)
     class_names = source.class_names(place)
     whole = source.load_train(place, size, channels)
     check_labels(whole.labels, len(class_names), source.found(place))
-    train_rows, validation_rows = split_rows(len(whole), validation_fraction, split_seed)
-    train = _resized(whole.take(train_rows[:max_train]), size)
+    train_rows, validation_rows = split_rows(len(whole), split.validation_fraction, split.seed)
+    train = _resized(whole.take(train_rows[: split.max_train]), size)
     validation = _resized(whole.take(validation_rows), size)
     statistics = source.statistics or channel_statistics(train.images)
     return ImageData(
-        name=name,
+        name=source.name,
         train=train,
         validation=validation,
         num_classes=len(class_names),
         class_names=class_names,
         mean=statistics.mean,
         std=statistics.std,
-        fingerprint=fingerprint(train, validation, split_seed),
+        fingerprint=fingerprint(train, validation, split.seed),
         load_test=partial(_load_test, source, place, train.images.shape[1:], len(class_names)),
     )
 
 
-def _check_settings(source: Source, max_train: int | None, channels: int | None) -> None:
+def _check_settings(source: DataSource, max_train: int | None, channels: int | None) -> None:
     if max_train is not None and max_train < 1:
         raise ConfigError(f"max_train must be 1 or more, not {max_train}; leave it out to keep all images")
     native = source.describe().channels
@@ -104,7 +125,7 @@ def _load_test(source: Source, place: Path, shape: tuple[int, ...], num_classes:
     return test
 
 
-def _place(source: Source, root: str | Path | None) -> Path:
+def _place(source: DataSource, root: str | Path | None) -> Path:
     if source.needs_root and not root:
         raise ConfigError(f"data set {source.name!r} needs its folder named: set --data.root. {source.how_to_get}")
     return data_root(root)
@@ -119,6 +140,7 @@ class Row(NamedTuple):
         state: "ready", "can be prepared" (files are there but not decoded), "can be downloaded" or "missing".
         where: The place used if it is ready, else all places looked in, in order.
         how_to_get: What to do if it is not ready.
+        notes: What `prepare` found that is worth saying.
     """
 
     name: str
@@ -126,6 +148,7 @@ class Row(NamedTuple):
     state: str
     where: tuple[str, ...]
     how_to_get: str
+    notes: tuple[str, ...] = ()
 
 
 def overview(root: str | Path | None = None) -> list[Row]:
@@ -140,7 +163,7 @@ def overview(root: str | Path | None = None) -> list[Row]:
     return [_row(source, data_root(root)) for _, source in sorted(SOURCES.items())]
 
 
-def _row(source: Source, place: Path) -> Row:
+def _row(source: DataSource, place: Path) -> Row:
     if not source.missing(place):
         return Row(source.name, source.describe(), "ready", (source.found(place),), source.how_to_get)
     if source.can_prepare(place):
@@ -150,7 +173,12 @@ def _row(source: Source, place: Path) -> Row:
     return Row(source.name, source.describe(), state, source.where(place), source.how_to_get)
 
 
-def prepare(name: str, root: str | Path | None = None, progress: Progress | None = None) -> Row:
+def prepare(
+    name: str,
+    root: str | Path | None = None,
+    progress: Progress | None = None,
+    events: EventConfig | None = None,
+) -> Row:
     """Download what is missing, verify every file, and decode what is decoded once.
 
     A second call only verifies. An interrupted call is continued by the next one.
@@ -159,6 +187,7 @@ def prepare(name: str, root: str | Path | None = None, progress: Progress | None
         name: Name in `SOURCES`.
         root: Folder of the data; None means the default.
         progress: Called with what is being done, how much is done, and how much there is, if known.
+        events: How recordings are framed, for data sets of events only; None takes what is usual.
 
     Returns:
         The row of `overview` for this data set afterwards.
@@ -170,6 +199,10 @@ def prepare(name: str, root: str | Path | None = None, progress: Progress | None
     """
     source = SOURCES[name]
     place = _place(source, root)
+    settings = resolve_events(source, events or EventConfig())
+    if isinstance(source, EventSource):
+        notes = source.prepare(place, progress or _silent, settings)
+        return _row(source, place)._replace(notes=notes)
     source.prepare(place, progress or _silent)
     return _row(source, place)
 

@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ndsnn.data.images import ImageSet, Statistics
 from ndsnn.errors import DataError, NdsnnError
@@ -26,8 +26,8 @@ class Description(NamedTuple):
     size: tuple[int, int] | None
 
 
-class Source(ABC):
-    """One data set: where it is looked for, how it is got, and how it is read.
+class DataSource(ABC):
+    """One data set, of images or of events: where it is looked for and how it is got.
 
     Attributes:
         name: Name in `SOURCES`.
@@ -58,29 +58,12 @@ class Source(ABC):
         """List what is not there; empty when the data set can be loaded. Looks at names only."""
 
     @abstractmethod
-    def prepare(self, root: Path, progress: Progress) -> None:
+    def prepare(self, root: Path, progress: Progress) -> Any:
         """Download what is missing where that is possible, verify it, and decode it if it has to be.
 
         Raises:
             DataError: A file is missing, corrupt or mislabelled, or a download failed.
         """
-
-    @abstractmethod
-    def load_train(self, root: Path, size: tuple[int, int] | None, channels: int | None) -> ImageSet:
-        """Read the official training images.
-
-        Args:
-            root: Folder of the data.
-            size: (H, W) asked for; needed only where the files differ in size, otherwise the caller resizes.
-            channels: Channels asked for; needed only where the files decide.
-
-        Raises:
-            DataError: A file is missing, truncated, corrupt or mislabelled.
-        """
-
-    @abstractmethod
-    def load_test(self, root: Path, size: tuple[int, int] | None, channels: int | None) -> ImageSet:
-        """Read the official test images; arguments and errors as for `load_train`."""
 
     @abstractmethod
     def class_names(self, root: Path) -> tuple[str, ...]:
@@ -104,7 +87,28 @@ class Source(ABC):
         )
 
 
-SOURCES: Registry[Source] = Registry("data set")
+class Source(DataSource):
+    """One data set of images: also how it is read."""
+
+    @abstractmethod
+    def load_train(self, root: Path, size: tuple[int, int] | None, channels: int | None) -> ImageSet:
+        """Read the official training images.
+
+        Args:
+            root: Folder of the data.
+            size: (H, W) asked for; needed only where the files differ in size, otherwise the caller resizes.
+            channels: Channels asked for; needed only where the files decide.
+
+        Raises:
+            DataError: A file is missing, truncated, corrupt or mislabelled.
+        """
+
+    @abstractmethod
+    def load_test(self, root: Path, size: tuple[int, int] | None, channels: int | None) -> ImageSet:
+        """Read the official test images; arguments and errors as for `load_train`."""
+
+
+SOURCES: Registry[DataSource] = Registry("data set")
 """All data sets by name."""
 
 

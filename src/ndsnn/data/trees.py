@@ -16,6 +16,8 @@ MEMBER_LIMIT = 16 << 20
 """Most bytes of one file; the largest that belongs here, words.txt, has 2.7 MB."""
 
 _MAX_MEMBERS = 1_000_000
+_MAC_NOTES = "__MACOSX"
+"""Folder that the archiver of macOS adds; nothing in it belongs to the data."""
 
 
 class Tree(Protocol):
@@ -39,10 +41,12 @@ class FolderTree:
 
     Args:
         top: The folder.
+        limit: Most bytes of one file.
     """
 
-    def __init__(self, top: Path) -> None:
+    def __init__(self, top: Path, limit: int = MEMBER_LIMIT) -> None:
         self._top = top
+        self._limit = limit
         self._sizes: dict[str, int] = {}
         for folder, _, leaves in os.walk(top):
             for leaf in leaves:
@@ -55,7 +59,7 @@ class FolderTree:
 
     def read(self, name: str) -> bytes:
         """Read one file."""
-        return read_bounded(self._top / name, MEMBER_LIMIT)
+        return read_bounded(self._top / name, self._limit)
 
     def locate(self, name: str) -> str:
         """Say where a file is."""
@@ -73,18 +77,24 @@ class ZipTree:
     Args:
         archive: The zip file.
         top: Name of its top folder.
-        checksum: What the archive must have; checked before it is opened.
+        checksum: What the archive must have; checked before it is opened. None relies on the members' own CRCs.
         remedy: What to do if it has not.
+        limit: Most bytes of one member.
 
     Raises:
         DataError: The archive is corrupt, or has a hostile, doubled, encrypted or oversized member.
     """
 
-    def __init__(self, archive: Path, top: str, checksum: Checksum, remedy: str) -> None:
+    def __init__(
+        self, archive: Path, top: str, checksum: Checksum | None, remedy: str, limit: int = MEMBER_LIMIT
+    ) -> None:
         self._archive = archive
         self._top = f"{top}/"
-        self._digest = checksum.of_file(archive)
-        checksum.require(self._digest, archive, remedy)
+        self._limit = limit
+        self._digest: str | None = None
+        if checksum is not None:
+            self._digest = checksum.of_file(archive)
+            checksum.require(self._digest, archive, remedy)
         try:
             self._zip = zipfile.ZipFile(archive)
         except (zipfile.BadZipFile, OSError) as error:
@@ -101,11 +111,11 @@ class ZipTree:
             raise DataError(f"{self._archive} has no file {self._top}{name}")
         try:
             with self._zip.open(self._members[name]) as file:
-                content = file.read(MEMBER_LIMIT + 1)
+                content = file.read(self._limit + 1)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
             raise DataError(f"{self.locate(name)} is corrupt or truncated: {error}") from error
-        if len(content) > MEMBER_LIMIT:
-            raise DataError(f"{self.locate(name)} is refused: it holds more than {MEMBER_LIMIT} bytes")
+        if len(content) > self._limit:
+            raise DataError(f"{self.locate(name)} is refused: it holds more than {self._limit} bytes")
         return content
 
     def locate(self, name: str) -> str:
@@ -114,7 +124,7 @@ class ZipTree:
 
     def identity(self) -> str:
         """Name the archive's digest."""
-        return f"zip {self._digest}"
+        return f"zip {self._digest or Checksum('sha256', '').of_file(self._archive)}"
 
     def _check(self, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
         if len(infos) > _MAX_MEMBERS:
@@ -123,10 +133,12 @@ class ZipTree:
         for info in infos:
             where = f"{self._archive}!{info.filename}"
             parts = info.filename.split("/")
+            if parts[0] == _MAC_NOTES and ".." not in parts:
+                continue
             if ".." in parts or "\\" in info.filename or not info.filename.startswith(self._top):
                 raise DataError(f"{where} is refused: its name leads outside {self._top}")
-            if info.file_size > MEMBER_LIMIT:
-                raise DataError(f"{where} is refused: {info.file_size} bytes are more than {MEMBER_LIMIT}")
+            if info.file_size > self._limit:
+                raise DataError(f"{where} is refused: {info.file_size} bytes are more than {self._limit}")
             if info.flag_bits & 1:
                 raise DataError(f"{where} is refused: it is encrypted")
             if info.is_dir():

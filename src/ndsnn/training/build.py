@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from ndsnn import data, models
-from ndsnn.config import DEFAULT_FINAL_SPARSITY, MethodConfig, ModelConfig, TrainConfig
+from ndsnn.config import DEFAULT_FINAL_SPARSITY, DataConfig, MethodConfig, ModelConfig, TrainConfig
+from ndsnn.data.events import resolve_events
 from ndsnn.errors import ConfigError, SparsityError, unknown_name
 from ndsnn.sparse.distributions import check_sparsity
 from ndsnn.sparse.methods import LTH, ConstantSparsity, Dense, SparseTraining, accepted_settings, methods
@@ -24,6 +25,9 @@ from ndsnn.training.timeline import OneRound, Timeline
 
 DEMO_LAYERS: tuple[int | str, ...] = (32, "M", 64, "M", 128, "M")
 """Layers of model "vgg" unless told otherwise: small enough for a CPU and 16×16 images."""
+
+MLP_HIDDEN = (256, 256)
+"""Neurons of the hidden layers of model "mlp" unless told otherwise."""
 
 COMMON_SETTINGS = ("update_every", "start", "stop_fraction", "death_ratio", "min_death_ratio", "regrow_dropped")
 
@@ -42,7 +46,7 @@ class Parts:
         timeline: Its epochs.
     """
 
-    data: data.ImageData
+    data: data.SplitData
     net: nn.Module
     engine: Engine
     optimizer: torch.optim.Optimizer
@@ -61,7 +65,7 @@ def build(config: TrainConfig) -> Parts:
     initial, final = resolve_sparsities(config.method, method_class)
     images = load_data(config)
     torch.manual_seed(config.seed)
-    net = build_model(config.model, images.num_classes, images.channels)
+    net = build_model(config.model, images.num_classes, images.channels, images.image_size)
     generator = torch.Generator().manual_seed(config.seed)
     sparsify(net, initial, config.method.distribution, config.method.dense_layers, generator)
     net, engine = put_on_engine(net, config.engine, config.memory, config.precision)
@@ -91,20 +95,49 @@ def plan_epochs(config: TrainConfig) -> Timeline:
     return plan_lottery(config.epochs, final, method_settings(config, method))
 
 
-def load_data(config: TrainConfig) -> data.ImageData:
-    """Load the data set of a configuration."""
-    settings = config.data
+def load_data(config: TrainConfig) -> data.SplitData:
+    """Load the data set of a configuration.
+
+    Raises:
+        ConfigError: A setting is out of range, or recordings have other steps than the network.
+        DataError: A file is missing or broken, or recordings have not been framed so.
+    """
+    settings = resolve_data(config)
     return data.load(
         settings.name,
         root=settings.root,
         validation_fraction=settings.validation_fraction,
         split_seed=settings.split_seed,
         image_size=settings.image_size,
+        events=settings.events,
     )
 
 
-def build_model(config: ModelConfig, num_classes: int, channels: int) -> nn.Module:
+def resolve_data(config: TrainConfig) -> DataConfig:
+    """Return the settings of the data with the usual framing where it is left open.
+
+    Raises:
+        ConfigError: A setting does not go with the data set, or recordings have other steps than the network.
+    """
+    events = resolve_events(data.SOURCES[config.data.name], config.data.events)
+    if events.frames not in (None, config.model.time_steps):
+        raise ConfigError(
+            f"the recordings of {config.data.name} are cut into data.events.frames = {events.frames} steps, but "
+            f"model.time_steps is {config.model.time_steps}; make them equal"
+        )
+    return replace(config.data, events=events)
+
+
+def build_model(
+    config: ModelConfig, num_classes: int, channels: int, image_size: tuple[int, int] | None = None
+) -> nn.Module:
     """Build the network of a configuration.
+
+    Args:
+        config: Which network.
+        num_classes: Number of logits.
+        channels: Channels of the input.
+        image_size: Height and width of the input; only an mlp has to know it.
 
     Raises:
         ConfigError: Unknown name, or a setting that this network does not have.
@@ -113,9 +146,14 @@ def build_model(config: ModelConfig, num_classes: int, channels: int) -> nn.Modu
     settings: dict[str, object] = {"neuron": asdict(config.neuron), "width": config.width}
     if config.name == "vgg":
         settings["layers"] = list(DEMO_LAYERS if config.layers is None else config.layers)
+    elif config.name == "mlp":
+        settings["image_size"] = image_size or (1, 1)
+        settings["hidden"] = list(MLP_HIDDEN if config.layers is None else config.layers)
     elif config.layers is not None:
-        raise ConfigError(f"model.layers is a setting of model vgg, not of {config.name}")
+        raise ConfigError(f"model.layers is a setting of model vgg or mlp, not of {config.name}")
     if config.norm is not None:
+        if config.name == "mlp":
+            raise ConfigError(f"model mlp has no norms; leave out model.norm {config.norm}")
         settings["norm"] = config.norm
     return builder(num_classes=num_classes, time_steps=config.time_steps, in_channels=channels, **settings)
 
@@ -154,9 +192,10 @@ def resolve_method(name: str) -> type[SparseTraining]:
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Return `config` with the sparsities that its method takes where they are left open."""
+    """Return `config` with what its method and its data set take where it is left open: sparsities and framing."""
     initial, final = resolve_sparsities(config.method, resolve_method(config.method.name))
-    return replace(config, method=replace(config.method, initial_sparsity=initial, final_sparsity=final))
+    method = replace(config.method, initial_sparsity=initial, final_sparsity=final)
+    return replace(config, data=resolve_data(config), method=method)
 
 
 def resolve_sparsities(config: MethodConfig, method: type[SparseTraining]) -> tuple[float, float]:
@@ -166,14 +205,13 @@ def resolve_sparsities(config: MethodConfig, method: type[SparseTraining]) -> tu
         SparsityError: They are out of range or do not go with the method.
     """
     dense = issubclass(method, Dense)
+    constant = issubclass(method, ConstantSparsity) and not method.starts_dense
     final = config.final_sparsity
     if final is None:
         final = 0.0 if dense else DEFAULT_FINAL_SPARSITY
     initial = config.initial_sparsity
     if initial is None:
-        initial = (
-            final if issubclass(method, ConstantSparsity) else 0.0 if method.starts_dense else min(0.7, final)
-        )
+        initial = final if constant else 0.0 if method.starts_dense else min(0.7, final)
     check_sparsity(initial, "method.initial_sparsity")
     check_sparsity(final, "method.final_sparsity")
     if dense and final:
@@ -183,7 +221,7 @@ def resolve_sparsities(config: MethodConfig, method: type[SparseTraining]) -> tu
             f"method.initial_sparsity {initial} is above method.final_sparsity {final}; "
             f"{config.name} can only get sparser"
         )
-    if issubclass(method, ConstantSparsity) and initial != final:
+    if constant and initial != final:
         raise SparsityError(
             f"method {config.name} keeps its sparsity: method.initial_sparsity {initial} must equal "
             f"method.final_sparsity {final}, or be left out"

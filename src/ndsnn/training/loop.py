@@ -28,6 +28,7 @@ from ndsnn.training.build import Parts
 from ndsnn.training.costs import relative_training_cost
 from ndsnn.training.display import Display
 from ndsnn.training.evaluate import Evaluation, evaluate
+from ndsnn.training.preparation import choose_connections
 from ndsnn.training.progress import Progress
 from ndsnn.training.run_directory import METRICS, TOPOLOGY, RunDirectory
 from ndsnn.training.signals import RunInterrupted, StopRequest, stop_signals
@@ -61,7 +62,7 @@ class Trainer:
         self.timeline = parts.timeline
         self.total_steps = parts.steps_per_epoch * self.timeline.epochs
         self.criterion: Callable[[Tensor, Tensor], Tensor] = LOSSES[config.loss]
-        self.augmentation = self._augmentation()
+        self.augmentation = self.images.augmentation(self.config.data.augment)
         self.meter = ActivityMeter(self.net)
         self.progress = Progress()
         self.layers: list[dict[str, Any]] = []
@@ -84,6 +85,7 @@ class Trainer:
             Tracker(self.run.path, self.config.tensorboard, self.progress.step) as tracker,
             Display(self.console, self.timeline.epochs, self.total_steps, self.progress.step) as display,
         ):
+            self._prepare()
             while self._epochs_left(display):
                 self._train_epoch(display)
                 row = self._finish_epoch()
@@ -103,7 +105,7 @@ class Trainer:
         if not checkpoints.has_checkpoint(self.run.checkpoints):
             # A kill inside the very first save leaves at most temporary files.
             self.run.keep_rows(METRICS, "step", 0)
-            self.run.keep_rows(TOPOLOGY, "step", 0)
+            self.run.keep_rows(TOPOLOGY, "step", -1)
             return "no checkpoint was written yet; starting again from the beginning"
         found = checkpoints.load_checkpoint(self.run.checkpoints)
         if found.state["data"] != self.images.fingerprint:
@@ -122,6 +124,12 @@ class Trainer:
             checkpoints.set_aside_broken(self.run.checkpoints, found)
             note = f"{'; '.join(found.skipped)}; falling back to the previous good checkpoint. {note}"
         return note
+
+    def _prepare(self) -> None:
+        """Let the method choose connections before the first step, and save: it is not asked again."""
+        if update := choose_connections(self.method, self.images, self.config, self.criterion):
+            self._record(update)
+            self._save()
 
     def _epochs_left(self, display: Display) -> bool:
         """Say whether an epoch is to be trained; asked before each one."""
@@ -258,7 +266,7 @@ class Trainer:
         return summarise(config, self.engine, progress, self.method, self.net, tested, rows, self.images)
 
     def _evaluate(
-        self, images: data.ImageSet, net: nn.Module | None = None, meter: ActivityMeter | None = None
+        self, images: data.SampleSet, net: nn.Module | None = None, meter: ActivityMeter | None = None
     ) -> Evaluation:
         batches = data.evaluation_batches(
             images, self.config.batch_size, mean=self.images.mean, std=self.images.std
@@ -267,12 +275,6 @@ class Trainer:
         if result is None:
             self._save_and_stop()
         return result
-
-    def _augmentation(self) -> data.Augmentation:
-        images = self.images
-        if not self.config.data.augment:
-            return data.Augmentation(images.mean, images.std)
-        return data.default_augmentation(images.name, images.mean, images.std)
 
     def _training_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         return data.batches(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ndsnn.config import TrainConfig, to_plain
-from ndsnn.data import ImageData
+from ndsnn.data import SplitData
 from ndsnn.sparse.methods import SparseTraining
 from ndsnn.sparse.sparsify import LayerRow, layer_report
 from ndsnn.training.acceleration import Engine
@@ -78,7 +78,7 @@ def summarise(
     net: nn.Module,
     tested: Tested,
     rows: list[dict[str, Any]],
-    images: ImageData,
+    images: SplitData,
 ) -> dict[str, Any]:
     """Put everything together that is known of a finished run.
 

@@ -21,7 +21,7 @@ def print_layers(found: dict[str, Any], console: Console) -> None:
     operations = [row["operations"] for row in found["layers"] if "operations" in row]
     total = f"{sum(operations):,.0f}" if operations else ""
     table.add_section()
-    table.add_row("all", "", f"{weights:,}", f"{alive:,}", f"{1 - alive / weights:.3%}", "", total, "")
+    table.add_row("all", "", f"{weights:,}", f"{alive:,}", f"{1 - alive / max(weights, 1):.3%}", "", total, "")
     console.print(table)
     if operations:
         console.print(

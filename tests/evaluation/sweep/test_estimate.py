@@ -53,12 +53,20 @@ def test_constant_sparsity_costs_its_density():
     assert sum(sparse.mean.values()) == 30
 
 
+def test_snip_has_the_density_of_the_whole_network_in_each_layer():
+    found = mean_alive(with_method(name="snip", final_sparsity=0.9), {"a": (10, 10), "b": (20, 10)}, 11)
+    assert found.mean == {"a": pytest.approx(10), "b": pytest.approx(20)}
+    assert (found.kept, found.epochs) == (30, with_method().epochs)
+
+
 @pytest.mark.parametrize(
     "method",
     [
         {"name": "ndsnn", "initial_sparsity": 0.5, "final_sparsity": 0.9},
         {"name": "gmp", "final_sparsity": 0.9, "start": 13, "update_every": 7, "stop_fraction": 0.5},
         {"name": "admm", "final_sparsity": 0.9, "update_every": 9},
+        {"name": "online", "final_sparsity": 0.9, "update_every": 9},
+        {"name": "stdp", "final_sparsity": 0.9, "start": 13, "update_every": 7},
     ],
 )
 def test_the_ramp_is_what_the_method_does_step_by_step(method):

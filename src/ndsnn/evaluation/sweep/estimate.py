@@ -22,12 +22,14 @@ from torch import Tensor, nn
 
 from ndsnn import data
 from ndsnn.config import ModelConfig, TrainConfig
+from ndsnn.data.events import EventSource
+from ndsnn.data.events.framing import framing_of
 from ndsnn.data.source import SOURCES
 from ndsnn.errors import ConfigError, NdsnnError
 from ndsnn.evaluation.sweep.mean_alive import mean_alive
 from ndsnn.neurons import LIF
 from ndsnn.sparse.topology import maskable_modules, weight_shape
-from ndsnn.training.build import build_model
+from ndsnn.training.build import build_model, resolve_data
 
 NUMBERS_PER_WEIGHT = {"sgd": 2, "adam": 3, "adamw": 3}
 """Of an alive weight in a checkpoint: its value and the optimizer's averages."""
@@ -83,12 +85,14 @@ class Images(NamedTuple):
         classes: Number of classes.
         channels: Channels of an image.
         size: (H, W).
+        steps: T of recordings of events; None for images.
     """
 
     train: int
     classes: int
     channels: int
     size: tuple[int, int]
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def estimate(config: TrainConfig) -> Estimate | None:
     images = planned_images(config)
     if images is None:
         return None
-    use = network_use(config.model, images.classes, images.channels, images.size)
+    use = network_use(config.model, images.classes, images.channels, images.size, images.steps)
     shapes = {name: layer.shape for name, layer in use.layers.items()}
     alive = mean_alive(config, shapes, data.num_batches(images.train, config.batch_size))
     seen = images.train * alive.epochs
@@ -161,12 +165,21 @@ def planned_images(config: TrainConfig) -> Images | None:
             f"data.validation_fraction is {settings.validation_fraction}; of the {about.train_images} images of "
             f"{settings.name} it must leave some to training and some to validation"
         )
-    return Images(about.train_images - held_out, about.classes, about.channels, size)
+    train, steps = about.train_images - held_out, None
+    if isinstance(source, EventSource):
+        frames = framing_of(resolve_data(config).events)
+        steps, _, *size_of_frames = frames.shape(source.sensor)
+        size = (size_of_frames[0], size_of_frames[1])
+    return Images(train, about.classes, about.channels, size, steps)
 
 
 @cache
-def network_use(model: ModelConfig, classes: int, channels: int, size: tuple[int, int]) -> NetworkUse:
-    """Return what a network does for one image; it is built without weights and computes nothing.
+def network_use(
+    model: ModelConfig, classes: int, channels: int, size: tuple[int, int], steps: int | None = None
+) -> NetworkUse:
+    """Return what a network does for one image, or for one recording of so many steps.
+
+    It is built without weights and computes nothing.
 
     Raises:
         ConfigError: A setting of the network is wrong, or it cannot take images of this size.
@@ -185,7 +198,7 @@ def network_use(model: ModelConfig, classes: int, channels: int, size: tuple[int
         neurons.append(output.numel())
 
     with torch.device("meta"), torch.no_grad():
-        net = build_model(model, classes, channels)
+        net = build_model(model, classes, channels, size)
         for name, module in maskable_modules(net).items():
             module.register_forward_hook(note_layer(name))
         for module in net.modules():
@@ -193,7 +206,7 @@ def network_use(model: ModelConfig, classes: int, channels: int, size: tuple[int
                 module.register_forward_hook(note_neurons)
         try:
             # Two images, as norms need more than one value per channel.
-            net(torch.empty(2, channels, *size))
+            net(torch.empty(*(() if steps is None else (steps,)), 2, channels, *size))
         except RuntimeError as error:
             raise ConfigError(f"model {model.name} cannot take images of {size[0]}×{size[1]}: {error}") from error
     one = {name: layer._replace(uses=layer.uses // 2) for name, layer in layers.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ndsnn.config import TrainConfig
-from ndsnn.sparse.methods import ADMM, ConstantSparsity, Dense, SparseTraining
+from ndsnn.sparse.methods import ADMM, SNIP, ConstantSparsity, Dense, SparseTraining
 from ndsnn.sparse.schedules import fit_schedule
 from ndsnn.sparse.sparsify import Distribution
 from ndsnn.training.build import plan_epochs, resolve_method, resolve_sparsities
@@ -47,6 +47,11 @@ def mean_alive(config: TrainConfig, shapes: Shapes, steps_per_epoch: int) -> Ali
         return _over_rounds(timeline, shapes)
     spread = Distribution(config.method.distribution, config.method.dense_layers)
     ends = spread.counts(shapes, final)
+    if issubclass(method, SNIP):
+        # Which layer has how many is not known before the images are seen.
+        density = sum(ends.values()) / sum(math.prod(shape) for shape in shapes.values())
+        mean = {name: math.prod(shape) * density for name, shape in shapes.items()}
+        return Alive(mean, config.epochs, sum(ends.values()))
     if issubclass(method, Dense | ConstantSparsity):
         return Alive({name: float(count) for name, count in ends.items()}, config.epochs, sum(ends.values()))
     begins = spread.counts(shapes, initial)
