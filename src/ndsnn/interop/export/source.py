@@ -54,6 +54,9 @@ class ExportSource:
         Raises:
             ExportError: The network has no convolution.
         """
+        architecture = getattr(self.net, "build_config", None)
+        if architecture is not None:
+            return int(architecture["kwargs"]["in_channels"])
         for module in self.net.modules():
             if isinstance(module, nn.Conv2d):
                 return module.in_channels
