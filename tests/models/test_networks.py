@@ -213,6 +213,7 @@ def test_build_config_holds_every_argument():
                 "detach_reset": True,
                 "surrogate": "sigmoid",
                 "alpha": None,
+                "subtract": None,
             },
             "norm": "tdbn",
         },

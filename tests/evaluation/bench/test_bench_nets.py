@@ -91,4 +91,4 @@ def test_a_sparsity_that_a_network_cannot_have_is_found_without_its_weights():
 
 
 def test_models_that_need_no_arguments():
-    assert set(benchable_models()) == {"vgg16", "resnet19", "resnet19_tdbn", "lenet5"}
+    assert set(benchable_models()) == {"vgg16", "resnet19", "resnet19_tdbn", "lenet5", "mlp"}

@@ -15,7 +15,8 @@ from ndsnn.models import MODELS
 from ndsnn.training.build import resolve_method, resolve_sparsities
 
 FOLDER = Path(__file__).parents[3] / "experiments"
-SETTINGS = ("quick/fashion-vgg.yaml", "recipe.yaml", "fashion/recipe.yaml")
+EVENTS = tuple(f"events/{name}.yaml" for name in ("cifar10-dvs", "dvs-gesture", "nmnist", "shd"))
+SETTINGS = ("quick/fashion-vgg.yaml", "recipe.yaml", "fashion/recipe.yaml", *EVENTS)
 GRIDS = sorted(
     str(path.relative_to(FOLDER))
     for path in FOLDER.rglob("*.yaml")
