@@ -1,29 +1,11 @@
 """The site in a real browser, opened from the disk: desktop and phone, light and dark, without a network."""
 
-import json
-import shutil
 import time
 
 import pytest
+from headless import chromium, needs_chromium, show
 
-CHROMIUM = shutil.which("chromium")
-DRIVER = shutil.which("chromedriver")
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None,
-    reason="no chromium or no chromedriver; on Debian: apt-get install chromium chromium-driver",
-)
-
-ARGUMENTS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+pytestmark = needs_chromium
 
 PAGES = ("index", "quickstart", "methods", "engine", "reliability", "performance", "api/methods", "api/runs")
 
@@ -55,30 +37,13 @@ return {
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
-def show(browser, address: str, width: int, scheme: str) -> None:
-    """Open a page; no error may be logged, and nothing but files may be asked for."""
-    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    browser.get_log("performance")
-    browser.get(address)
-    assert browser.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+def show_file(browser, address: str, width: int, scheme: str) -> None:
+    """Open a page, which may ask for nothing but files."""
+    asked = show(browser, address, width, scheme)
     assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
 
 
@@ -86,7 +51,7 @@ def show(browser, address: str, width: int, scheme: str) -> None:
 @pytest.mark.parametrize("width", [1280, 390])
 def test_pages(browser, site, width, scheme):
     for page in PAGES:
-        show(browser, (site / f"{page}.html").as_uri(), width, scheme)
+        show_file(browser, (site / f"{page}.html").as_uri(), width, scheme)
         layout = browser.execute_script(LAYOUT)
         assert layout["scrollWidth"] <= width, page
         assert layout["loose"] == [], page
@@ -99,7 +64,7 @@ def test_pages(browser, site, width, scheme):
 
 @pytest.mark.parametrize("query", ["death ratio", "UnsupportedLayerError"])
 def test_the_search_finds_without_a_server(browser, site, query):
-    show(browser, (site / "index.html").as_uri(), 1280, "light")
+    show_file(browser, (site / "index.html").as_uri(), 1280, "light")
     box = browser.find_element("css selector", "input.md-search__input")
     browser.execute_script("document.querySelector('#__search').click()")
     box.send_keys(query)

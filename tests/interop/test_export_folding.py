@@ -10,7 +10,8 @@ from torch import nn
 
 import ndsnn
 from ndsnn.errors import ExportError, ShapeError
-from ndsnn.interop.export.folding import AvgPoolNode, MaxPoolNode, NeuronNode, fold, with_unit_gain
+from ndsnn.interop.export.folding import fold, with_unit_gain
+from ndsnn.interop.export.network import AvgPoolNode, MaxPoolNode, NeuronNode
 from ndsnn.interop.export.simulation import simulate
 
 NEURONS = [

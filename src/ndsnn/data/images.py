@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ndsnn.data.augment import Augmentation, default_augmentation, normalise
-from ndsnn.data.samples import Augment, SampleSet, SplitData
+from ndsnn.data.samples import Augment, SampleSet, SplitData, drawn_order
 from ndsnn.errors import ConfigError, DataError, ShapeError
 
 ImageSize = int | tuple[int, int]
@@ -96,9 +96,7 @@ class ImageData(SplitData):
 
 
 def split_rows(count: int, validation_fraction: float, split_seed: int) -> tuple[Tensor, Tensor]:
-    """Divide `count` images at random into training and validation, by `split_seed` alone.
-
-    The permutation is the stable argsort of a raw PCG64 stream, which NumPy promises never to change.
+    """Divide `count` images at random into training and validation, by `split_seed` alone (see `drawn_order`).
 
     Args:
         count: Number of images.
@@ -124,8 +122,7 @@ def split_rows(count: int, validation_fraction: float, split_seed: int) -> tuple
             f"validation_fraction {validation_fraction} of {count} images leaves {count - held_out} for training "
             f"and {held_out} for validation; both need at least one"
         )
-    order = np.argsort(np.random.PCG64(split_seed).random_raw(count), kind="stable")
-    rows = torch.from_numpy(order)
+    rows = torch.from_numpy(drawn_order(count, split_seed))
     return rows[held_out:], rows[:held_out]
 
 

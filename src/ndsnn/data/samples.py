@@ -91,3 +91,11 @@ class SplitData(ABC):
             DataError: A file is missing, truncated, corrupt or mislabelled.
         """
         return self.load_test()
+
+
+def drawn_order(count: int, seed: int | list[int]) -> np.ndarray:
+    """Return the numbers 0 … count − 1 in a random order, int64, by `seed` alone.
+
+    It is the stable argsort of a raw PCG64 stream, which NumPy promises never to change.
+    """
+    return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")

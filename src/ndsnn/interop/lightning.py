@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from ndsnn.errors import CheckpointError, ConfigError, MissingDependencyError, SparsityError, unknown_name
 from ndsnn.sparse.compressed import CompressedModule
+from ndsnn.sparse.handle import parameters_of
 from ndsnn.sparse.methods import LTH, SparseTraining, accepted_settings, methods
 from ndsnn.sparse.methods.snip import SNIP
 from ndsnn.sparse.topology import sparse_layers
@@ -146,7 +147,7 @@ def _optimizer_of(trainer: Trainer, pl_module: LightningModule) -> Optimizer:
         return trainer.optimizers[0]
     weights = {id(layer.weight) for layer in sparse_layers(pl_module)}
     for optimizer in trainer.optimizers:
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        held = {id(parameter) for parameter in parameters_of(optimizer)}
         if weights and weights <= held:
             return optimizer
     raise ConfigError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ndsnn.interop.energy import energy_estimates
 from ndsnn.sparse.compressed import CompressedModule
-from ndsnn.sparse.topology import MASK, maskable_modules, weight_of, weight_shape
+from ndsnn.sparse.topology import MASK, alive_count, maskable_modules, weight_of, weight_shape
 from ndsnn.training.activity import ActivityMeter
 from ndsnn.training.costs import dense_operations, operations
 
@@ -40,7 +40,7 @@ class NeuroBenchMeter(ActivityMeter):
 
     def on_input(self, layer: str, counts: Tensor, spiking: bool, samples: int) -> None:
         """Count what a layer reads (see `ndsnn.engine.Observer`)."""
-        super().on_input(layer, counts.clone(), spiking, samples)
+        super().on_input(layer, counts, spiking, samples)
         module = self._modules[layer]
         effective = operations(module, counts)
         if spiking:
@@ -113,7 +113,7 @@ def compressed_footprint(net: nn.Module) -> int:
     total = _other_bytes(net)
     for module in maskable_modules(net).values():
         weight = weight_of(module)
-        alive = weight.numel() if isinstance(module, CompressedModule) else _alive(module)
+        alive = alive_count(module)
         sparse = alive < math.prod(weight_shape(module))
         total += alive * (weight.element_size() + (POSITION_BYTES if sparse else 0))
     return total
@@ -124,11 +124,6 @@ def connection_sparsity(net: nn.Module) -> float:
     modules = maskable_modules(net).values()
     weights = sum(math.prod(weight_shape(m)) for m in modules)
     return round(1 - sum(int(torch.count_nonzero(weight_of(m))) for m in modules) / weights, 4)
-
-
-def _alive(module: nn.Module) -> int:
-    mask = getattr(module, MASK, None)
-    return weight_of(module).numel() if mask is None else int(mask.sum())
 
 
 def _other_bytes(net: nn.Module) -> int:

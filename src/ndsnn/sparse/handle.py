@@ -18,6 +18,11 @@ GrowthScore = Callable[[Tensor, Tensor | None], Tensor]
 _gradient_hooks = WeakIdKeyDictionary()
 
 
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Return all parameters of an optimizer, in the order in which its state dict numbers them."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 class SparseLayer(ABC):
     """A handle on one sparse layer: what is alive, what its gradient says, and how it is rewired.
 

@@ -17,6 +17,7 @@ from ndsnn.sparse.selection import random_scores, smallest, stream_key
 from ndsnn.sparse.topology import (
     RECORD,
     SparseLayer,
+    alive_count,
     is_sparse,
     make_plain,
     make_sparse,
@@ -207,11 +208,10 @@ def require_sparse_layers(net: nn.Module) -> list[SparseLayer]:
 
 def layer_report(net: nn.Module) -> list[LayerRow]:
     """Return one row for each conv and linear layer: name, shape, weights, alive, sparsity."""
-    alive = {layer.name: layer.nnz for layer in sparse_layers(net)}
     rows = []
     for name, module in maskable_modules(net).items():
         shape = weight_shape(module)
-        rows.append(LayerRow(name, shape, math.prod(shape), alive.get(name, math.prod(shape))))
+        rows.append(LayerRow(name, shape, math.prod(shape), alive_count(module)))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from ndsnn.errors import SparsityError
@@ -16,6 +17,8 @@ __all__ = [
     "MASKABLE",
     "RECORD",
     "SparseLayer",
+    "alive_count",
+    "alive_mask",
     "has_mask",
     "is_sparse",
     "make_plain",
@@ -78,6 +81,21 @@ def sparse_layers(net: nn.Module) -> list[SparseLayer]:
 def weight_shape(module: nn.Module) -> tuple[int, ...]:
     """Return the shape (n_out, n_in, *kernel) of the dense weight of a maskable module."""
     return module.dense_shape if isinstance(module, CompressedModule) else tuple(weight_of(module).shape)
+
+
+def alive_mask(module: nn.Module) -> Tensor:
+    """Return the mask of a maskable module in the shape of the dense weight; all true where it has none."""
+    if isinstance(module, CompressedModule):
+        return module.mask()
+    if has_mask(module):
+        return module.get_buffer(MASK)
+    return torch.ones_like(weight_of(module), dtype=torch.bool)
+
+
+def alive_count(module: nn.Module) -> int:
+    """Return how many weights of a maskable module are alive; all of them where it has no mask."""
+    # A compressed layer holds nothing else.
+    return int(module.get_buffer(MASK).sum()) if has_mask(module) else weight_of(module).numel()
 
 
 def is_sparse(module: nn.Module) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ndsnn.atomic import sync_directory, write_temporary
 from ndsnn.errors import CheckpointError, SparsityError
 from ndsnn.sparse.compressed import CompressedModule
+from ndsnn.sparse.handle import parameters_of
 from ndsnn.sparse.methods import SparseTraining
 from ndsnn.sparse.storage import compressed_modules, pack_network, unpack_network
 from ndsnn.sparse.topology import sparse_layers
@@ -172,7 +173,7 @@ def pack_training(
     tensors = {f"network/{key}": value for key, value in network.items()}
     layers = {id(layer.weight): layer for layer in sparse_layers(net)}
     flat = {id(module.weight): module for module in compressed_modules(net).values() if not module.sparse}
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = parameters_of(optimizer)
     saved = optimizer.state_dict()
     per_weight: dict[str, list[str]] = {}
     for index, entries in saved["state"].items():
@@ -210,7 +211,7 @@ def restore_training(
     try:
         unpack_network(net, network_tensors(checkpoint), state["network"])
         layers = {id(layer.weight): layer for layer in sparse_layers(net)}
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = parameters_of(optimizer)
         saved = join_tensors(state["optimizer"], tensors)
         saved["state"] = {int(index): entries for index, entries in saved["state"].items()}
         for index, names in state["optimizer_per_weight"].items():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ndsnn.errors import ConfigError
 from ndsnn.sparse.compressed import CompressedConv2d, CompressedLinear, CompressedModule
 from ndsnn.sparse.sparsify import layer_report, sparsity
-from ndsnn.sparse.topology import MASK, has_mask, weight_of, weight_shape
+from ndsnn.sparse.topology import alive_mask, weight_shape
 
 WEIGHT_BITS = 32
 """b_w: bits of a weight in training."""
@@ -66,15 +66,6 @@ def network_footprint_bits(net: nn.Module, time_steps: int) -> float:
     rows = layer_report(net)
     weights = sum(row.weights for row in rows)
     return memory_footprint_bits(sparsity(net), weights, time_steps, [row.shape[0] for row in rows])
-
-
-def alive_mask(module: nn.Module) -> Tensor:
-    """Return the mask of a conv or linear layer of the dense weight's shape; all true where it has none."""
-    if isinstance(module, CompressedModule):
-        return module.mask()
-    if has_mask(module):
-        return module.get_buffer(MASK)
-    return torch.ones_like(weight_of(module), dtype=torch.bool)
 
 
 def alive_fan_out(module: nn.Module) -> Tensor:

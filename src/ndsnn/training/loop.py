@@ -20,6 +20,7 @@ from ndsnn import data
 from ndsnn.config import TrainConfig
 from ndsnn.errors import CheckpointError, NonFiniteError
 from ndsnn.losses import LOSSES, predict
+from ndsnn.sparse.handle import parameters_of
 from ndsnn.sparse.methods import Dense, TopologyUpdate
 from ndsnn.sparse.storage import load, save
 from ndsnn.training import checkpoint as checkpoints
@@ -184,8 +185,7 @@ class Trainer:
 
     def _require_finite_gradients(self) -> None:
         """Look at the gradients before the optimizer does, at the dense ones too where connections grow."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = [p.grad for p in parameters_of(self.optimizer) if p.grad is not None]
         if not math.isfinite(get_total_norm(gradients)):
             raise self._non_finite("the gradient is not finite")
         try:

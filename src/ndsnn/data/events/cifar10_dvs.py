@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
-
 from ndsnn.config import EventConfig
 from ndsnn.data.arrays import Part
 from ndsnn.data.events import trees
 from ndsnn.data.events.formats import read_aedat2_dvs128
-from ndsnn.data.events.recording import Events, Sensor
+from ndsnn.data.events.recording import Sensor
 from ndsnn.data.events.source import EventSource, Recordings
+from ndsnn.data.samples import drawn_order
 from ndsnn.data.source import SOURCES
 from ndsnn.data.trees import Tree
 from ndsnn.errors import DataError
@@ -69,19 +68,8 @@ class Cifar10Dvs(EventSource):
                 part = "test" if name in tested else "train"
                 files[part].append(f"{top}/{name}")
                 labels[part].append(label)
-
-        def read(key: str) -> Events:
-            top, _, name = key.partition("/")
-            return read_aedat2_dvs128(opened[top].read(name), opened[top].locate(name))
-
-        def where(key: str) -> str:
-            top, _, name = key.partition("/")
-            return opened[top].locate(name)
-
         parts = {part: Part(files[part], labels[part]) for part in files}
-        return Recordings(
-            parts, self.classes, read, where, lambda progress: trees.content_hash(opened, names, progress)
-        )
+        return trees.recordings(opened, names, parts, self.classes, read_aedat2_dvs128)
 
 
 def held_out(names: list[str], split: str, seed: int, label: int) -> set[str]:
@@ -103,9 +91,7 @@ def held_out(names: list[str], split: str, seed: int, label: int) -> set[str]:
         return set(names[-count:])
     if split == "last-900":
         return set(names[:count])
-    # A raw stream, as for the validation split: it never changes with versions of NumPy.
-    order = np.argsort(np.random.PCG64([seed, label]).random_raw(len(names)), kind="stable")
-    return {names[row] for row in order[:count]}
+    return {names[row] for row in drawn_order(len(names), [seed, label])[:count]}
 
 
 def _numbered(tree: Tree) -> list[str]:

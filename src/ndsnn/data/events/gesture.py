@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import re
 from functools import lru_cache, partial
@@ -12,11 +11,12 @@ from typing import NamedTuple
 
 from ndsnn.config import EventConfig
 from ndsnn.data.arrays import Part
+from ndsnn.data.events import trees
 from ndsnn.data.events.archives import unpack_tar
 from ndsnn.data.events.formats import read_aedat3
 from ndsnn.data.events.recording import Events, Sensor
 from ndsnn.data.events.source import EventSource, Recordings
-from ndsnn.data.files import Checksum, read_bounded
+from ndsnn.data.files import read_bounded
 from ndsnn.data.source import SOURCES, Progress
 from ndsnn.data.trees import FolderTree
 from ndsnn.errors import DataError
@@ -131,7 +131,7 @@ class DvsGesture(EventSource):
             trial = trials[key]
             return f"{top / trial.file} from {trial.start} to {trial.end} µs"
 
-        return Recordings(parts, self.classes, read, where, partial(_content, top, sorted(names)))
+        return Recordings(parts, self.classes, read, where, partial(trees.files_hash, top, sorted(names)))
 
 
 def read_trials(path: Path, file: str) -> list[Trial]:
@@ -183,14 +183,6 @@ def _text(path: Path) -> str:
         return read_bounded(path, _TEXT_LIMIT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is corrupt: it is no text") from error
-
-
-def _content(top: Path, names: list[str], progress: Progress) -> str:
-    digest = hashlib.sha256()
-    for done, name in enumerate(names, 1):
-        digest.update(f"{name} {Checksum('sha256', '').of_file(top / name)}\n".encode())
-        progress("verify", done, len(names))
-    return digest.hexdigest()
 
 
 SOURCES.register("dvs-gesture")(DvsGesture())

@@ -9,7 +9,7 @@ from ndsnn.config import EventConfig
 from ndsnn.data.arrays import Part
 from ndsnn.data.events import trees
 from ndsnn.data.events.formats import read_aer40
-from ndsnn.data.events.recording import Events, Sensor
+from ndsnn.data.events.recording import Sensor
 from ndsnn.data.events.source import EventSource, Recordings
 from ndsnn.data.source import SOURCES
 from ndsnn.data.trees import Tree
@@ -51,18 +51,7 @@ class NMnist(EventSource):
             part: Part([f"{top}/{name}" for name in names[top]], [int(name[0]) for name in names[top]])
             for part, top in _TOPS.items()
         }
-
-        def read(key: str) -> Events:
-            top, _, name = key.partition("/")
-            return read_aer40(opened[top].read(name), opened[top].locate(name))
-
-        def where(key: str) -> str:
-            top, _, name = key.partition("/")
-            return opened[top].locate(name)
-
-        return Recordings(
-            parts, self.classes, read, where, lambda progress: trees.content_hash(opened, names, progress)
-        )
+        return trees.recordings(opened, names, parts, self.classes, read_aer40)
 
 
 def _names(tree: Tree) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,10 +12,10 @@ import numpy as np
 
 from ndsnn.config import EventConfig
 from ndsnn.data.arrays import Part
+from ndsnn.data.events import trees
 from ndsnn.data.events.archives import unpack_zip_member
 from ndsnn.data.events.recording import Events, Sensor
 from ndsnn.data.events.source import EventSource, Recordings
-from ndsnn.data.files import Checksum
 from ndsnn.data.source import SOURCES, Progress
 from ndsnn.errors import DataError, MissingDependencyError
 
@@ -89,7 +88,8 @@ class Shd(EventSource):
             part, _, index = key.partition(" ")
             return f"{folder / _FILES[part]}, recording {index},"
 
-        return Recordings(parts, self.classes, read, where, partial(_content, folder))
+        identity = partial(trees.files_hash, folder, list(_FILES.values()))
+        return Recordings(parts, self.classes, read, where, identity)
 
 
 def read_spikes(path: Path, index: int) -> Events:
@@ -159,15 +159,6 @@ def _labels(path: Path, classes: int) -> list[int]:
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise DataError(f"{path} is mislabelled: labels run from 0 to {classes - 1}")
     return [int(label) for label in labels]
-
-
-def _content(folder: Path, progress: Progress) -> str:
-    digest = hashlib.sha256()
-    for done, name in enumerate(_FILES.values()):
-        progress("verify", done, len(_FILES))
-        digest.update(f"{name} {Checksum('sha256', '').of_file(folder / name)}\n".encode())
-    progress("verify", len(_FILES), len(_FILES))
-    return digest.hexdigest()
 
 
 SOURCES.register("shd")(Shd())

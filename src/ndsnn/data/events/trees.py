@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
+from ndsnn.data.arrays import Part
+from ndsnn.data.events.recording import Events
+from ndsnn.data.events.source import Recordings
+from ndsnn.data.files import Checksum
 from ndsnn.data.source import Progress
 from ndsnn.data.trees import FolderTree, Tree, ZipTree
 from ndsnn.errors import DataError
@@ -51,6 +56,34 @@ def visible(tree: Tree) -> list[str]:
     return [name for name in tree.names() if not any(part.startswith(".") for part in name.split("/"))]
 
 
+def recordings(
+    trees: Mapping[str, Tree],
+    names: Mapping[str, list[str]],
+    parts: dict[str, Part],
+    class_names: tuple[str, ...],
+    read: Callable[[bytes, object], Events],
+) -> Recordings:
+    """Return the recordings of a data set that lie one in a file.
+
+    Args:
+        trees: Folders or archives by name.
+        names: The files of each.
+        parts: Keys "folder/file" and labels of the "train" and the "test" recordings.
+        class_names: One per class.
+        read: Makes events of the content of a file, whose name it is told for messages.
+    """
+
+    def where(key: str) -> str:
+        top, _, name = key.partition("/")
+        return trees[top].locate(name)
+
+    def read_key(key: str) -> Events:
+        top, _, name = key.partition("/")
+        return read(trees[top].read(name), where(key))
+
+    return Recordings(parts, class_names, read_key, where, partial(content_hash, trees, names))
+
+
 def content_hash(trees: Mapping[str, Tree], names: Mapping[str, list[str]], progress: Progress) -> str:
     """Hash names and content of files, the same whether they lie in folders or archives.
 
@@ -70,6 +103,22 @@ def content_hash(trees: Mapping[str, Tree], names: Mapping[str, list[str]], prog
             done += 1
             if done % _HASH_STEP == 0 or done == total:
                 progress("verify", done, total)
+    return digest.hexdigest()
+
+
+def files_hash(folder: Path, names: list[str], progress: Progress) -> str:
+    """Hash names and content of large files in a folder, which are not read as a whole.
+
+    Args:
+        folder: Where they lie.
+        names: Their names.
+        progress: Told the files read so far and in all.
+    """
+    digest = hashlib.sha256()
+    for done, name in enumerate(names):
+        progress("verify", done, len(names))
+        digest.update(f"{name} {Checksum('sha256', '').of_file(folder / name)}\n".encode())
+    progress("verify", len(names), len(names))
     return digest.hexdigest()
 
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from ndsnn.engine.foreign.framework import ForeignDropout, ForeignNeuron, framework_of, frameworks_in
@@ -19,7 +18,7 @@ from ndsnn.engine.lowering.parts import Part, Split, split
 from ndsnn.engine.lowering.rolling import holds_loop, roll
 from ndsnn.engine.lowering.rules import RULES, Current, Input, Map, Plan, Value, add, flatten, repeat
 from ndsnn.engine.lowering.steps import repeat_steps
-from ndsnn.engine.lowering.tracing import FOLDED, SITE, described, trace
+from ndsnn.engine.lowering.tracing import ADDITIONS, FLATTENINGS, FOLDED, SITE, described, trace
 from ndsnn.engine.sites import Site
 from ndsnn.errors import UnsupportedLayerError
 from ndsnn.models.layers import RepeatOverTime
@@ -38,8 +37,6 @@ _AT_ONE_PLACE = (
     ForeignNeuron,
     ForeignDropout,
 )
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add")
-_FLATTENINGS = (torch.flatten, "flatten")
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def _lower_foreign(net: nn.Module) -> Lowered:
         module = net.get_submodule(str(call.target)) if call.op == "call_module" else None
         return module is not None and leaf_class(module) in (nn.Conv2d, nn.Linear)
 
-    parts = split(traced, traced_net, is_synapse, _ADDITIONS)
+    parts = split(traced, traced_net, is_synapse)
     graph = fuse_pools(_Lowering(net, traced, parts).run())
     in_graph = {synapse.norm for synapse in graph.synapses()}
     norms = tuple(path for path in single_step_norms if path in in_graph)
@@ -219,9 +216,9 @@ class _Lowering:
         function = None if call.op == "get_attr" else call.target
         if call.op == "call_module":
             value = self._call_layer(call, site, self.net.get_submodule(str(call.target)))
-        elif function in _ADDITIONS:
+        elif function in ADDITIONS:
             value = self._add(call, site)
-        elif function in _FLATTENINGS:
+        elif function in FLATTENINGS:
             source, start_dim, end_dim = _flatten_arguments(*call.args, **call.kwargs)
             self._check_flattening(call, site, start_dim)
             value = flatten(self.plan, site, self.values[source], start_dim, end_dim)

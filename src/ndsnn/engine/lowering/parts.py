@@ -7,7 +7,7 @@ these parts run before and after it, with the framework's own modules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ndsnn.engine.foreign.framework import framework_of
-from ndsnn.engine.lowering.tracing import FOLDED
+from ndsnn.engine.lowering.tracing import ADDITIONS, FLATTENINGS, FOLDED
 
 EACH_STEP = "ndsnn_each_step"
 """Key of a node's meta: whether it is called for each step of its inputs, which have all of them."""
@@ -146,19 +146,16 @@ class Split:
     outside: frozenset[fx.Node]
 
 
-def split(
-    traced: fx.Graph, root: nn.Module, is_synapse: Callable[[fx.Node], bool], additions: Collection[Any]
-) -> Split:
+def split(traced: fx.Graph, root: nn.Module, is_synapse: Callable[[fx.Node], bool]) -> Split:
     """Find the parts in front of the first layer and behind the last synapse.
 
     Args:
         traced: The calls.
         root: The module that was traced, for the constants that the trace has put there.
         is_synapse: Says whether a node calls a conv or linear layer.
-        additions: Functions and methods that the engine carries out itself.
     """
     placeholder = next((node for node in traced.nodes if node.op == "placeholder"), None)
-    head_nodes, entry = _head(traced, placeholder, additions)
+    head_nodes, entry = _head(traced, placeholder)
     readout, tail_nodes = _tail(traced, is_synapse)
     output = next(node for node in traced.nodes if node.op == "output")
     head = tail = None
@@ -169,9 +166,7 @@ def split(
     return Split(entry, head, readout if tail else None, tail, frozenset({*head_nodes, *tail_nodes}))
 
 
-def _head(
-    traced: fx.Graph, placeholder: fx.Node | None, additions: Collection[Any]
-) -> tuple[list[fx.Node], fx.Node | None]:
+def _head(traced: fx.Graph, placeholder: fx.Node | None) -> tuple[list[fx.Node], fx.Node | None]:
     """Return the functions of the input alone, and the only one of them that anything else reads.
 
     Where nothing but flattenings stand there, the engine flattens.
@@ -181,24 +176,21 @@ def _head(
     known, nodes = {placeholder}, []
     for node in traced.nodes:
         if node.op == "get_attr" or (
-            _is_function(node, additions) and node.all_input_nodes and known.issuperset(node.all_input_nodes)
+            _is_function(node) and node.all_input_nodes and known.issuperset(node.all_input_nodes)
         ):
             known.add(node)
             nodes.append(node)
     nodes = [node for node in nodes if node.op != "get_attr" or known.issuperset(node.users)]
     exits = [node for node in (placeholder, *nodes) if any(user not in known for user in node.users)]
-    idle = all(_is_flattening(node) for node in nodes)
+    idle = all(node.target in FLATTENINGS for node in nodes)
     if idle or len(exits) != 1 or exits[0] is placeholder:
         return [], placeholder
     return nodes, exits[0]
 
 
-def _is_function(node: fx.Node, additions: Collection[Any]) -> bool:
-    return node.op in ("call_function", "call_method") and node.target not in additions
-
-
-def _is_flattening(node: fx.Node) -> bool:
-    return node.target in (torch.flatten, "flatten")
+def _is_function(node: fx.Node) -> bool:
+    """Say whether a node calls a function that the engine does not carry out itself."""
+    return node.op in ("call_function", "call_method") and node.target not in ADDITIONS
 
 
 def _tail(traced: fx.Graph, is_synapse: Callable[[fx.Node], bool]) -> tuple[fx.Node | None, list[fx.Node]]:

@@ -27,14 +27,14 @@ from ndsnn.engine.foreign.framework import ForeignNeuron, Framework, framework_o
 from ndsnn.engine.lowering.leaves import leaf_class
 from ndsnn.engine.lowering.parts import EACH_STEP
 from ndsnn.engine.lowering.steps import Begun, Fired, Same, State, Step, first_steps, repeat_steps
-from ndsnn.engine.lowering.tracing import SITE, described
+from ndsnn.engine.lowering.tracing import ADDITIONS, SITE, described
 from ndsnn.engine.sites import Site
 
 ONE_STEP = "runs_each_step"
 """Attribute of a module that calls the module inside it once for each step (`ndsnn.interop.OverTime`)."""
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_SUMS = (*ADDITIONS, "add_")
 
 
 @dataclass(frozen=True)

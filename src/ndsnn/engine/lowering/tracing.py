@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from ndsnn.engine.foreign.framework import framework_of
@@ -16,6 +18,12 @@ SITE = "ndsnn_site"
 
 FOLDED = "ndsnn_folded"
 """Key of a traced node's meta: whether a container of another framework calls it on all steps as samples."""
+
+ADDITIONS = (operator.add, operator.iadd, torch.add, "add")
+"""Targets of calls that add."""
+
+FLATTENINGS = (torch.flatten, "flatten")
+"""Targets of calls that flatten."""
 
 
 class _Tracer(fx.Tracer):

@@ -8,14 +8,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ndsnn.errors import ConfigError, DataError, ExportError, MissingDependencyError, unknown_name
-from ndsnn.interop.export.network import FoldedNetwork
-from ndsnn.interop.export.source import ExportSource, open_source
+
+if TYPE_CHECKING:
+    from ndsnn.interop.export.network import FoldedNetwork
+    from ndsnn.interop.export.source import ExportSource
 
 CHECK_IMAGES = 32
 """Images on which `--check` runs an exported file."""
@@ -131,6 +133,8 @@ def export(
         ExportError: The network cannot be written so, or the file exists.
         NdsnnError: The run or file cannot be read.
     """
+    from ndsnn.interop.export.source import open_source
+
     if format not in FORMATS:
         raise ConfigError(unknown_name("format", format, FORMATS))
     kind = FORMATS[format]

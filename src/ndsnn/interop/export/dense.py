@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ndsnn.atomic import write_atomically
 from ndsnn.errors import ExportError
+from ndsnn.interop.export.files import write_export
 from ndsnn.sparse.sparsify import to_dense
 
 
@@ -32,12 +32,7 @@ def write_dense(net: nn.Module, path: Path) -> int:
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise ExportError(f"{key!r} of the state dict is no tensor, but {type(value).__name__}")
-    data = safetensors.torch.save(state, metadata={"format": "pt"})
-    try:
-        write_atomically(path, data)
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror or error}") from error
-    return len(data)
+    return write_export(path, safetensors.torch.save(state, metadata={"format": "pt"}))
 
 
 def _without_negative_zeros(value: Tensor) -> Tensor:

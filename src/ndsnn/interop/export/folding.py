@@ -38,29 +38,9 @@ from ndsnn.interop.export.network import (
     ReadoutNode,
     SumNode,
     Windows,
-    terms_of,
 )
 from ndsnn.sparse.compressed import CompressedModule
-from ndsnn.sparse.masked import MASK, has_mask, weight_of
-
-__all__ = [
-    "AvgPoolNode",
-    "FlattenNode",
-    "FoldedNetwork",
-    "FoldedNode",
-    "FoldedSynapse",
-    "FoldedTerm",
-    "InputNode",
-    "MapShape",
-    "MaxPoolNode",
-    "NeuronNode",
-    "ReadoutNode",
-    "SumNode",
-    "fold",
-    "fold_synapse",
-    "terms_of",
-    "with_unit_gain",
-]
+from ndsnn.sparse.topology import alive_count, weight_of
 
 
 def fold(
@@ -135,14 +115,8 @@ def fold_synapse(layer: nn.Module, norm: nn.Module | None, synapse: plan.Synapse
         synapse.stride,
         synapse.padding,
         synapse.norm,
-        _alive(layer),
+        alive_count(layer),
     )
-
-
-def _alive(layer: Any) -> int:
-    if isinstance(layer, CompressedModule):
-        return layer.nnz
-    return int(layer.get_buffer(MASK).sum()) if has_mask(layer) else layer.weight.numel()
 
 
 class _Folding:

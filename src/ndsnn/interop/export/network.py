@@ -117,8 +117,8 @@ class InputNode:
 class NeuronNode:
     """LIF neurons that integrate the sum of their terms, step by step, from v = v_reset (hard) or 0 (soft).
 
-    h = leak·v + gain·Σ terms + drift;  o = u(h − ϑ);  v = (1 − o)·h + o·v_reset (hard) or h − r·o (soft, with r
-    the neuron's `soft_reset`). The mathematics of `ndsnn.lif`, which rounds in another order.
+    h = leak·v + gain·Σ terms + v_reset/τ;  o = u(h − ϑ);  v = (1 − o)·h + o·v_reset (hard) or h − r·o (soft, with
+    r the neuron's `soft_reset`). The mathematics of `ndsnn.lif`, which rounds in another order.
 
     Args:
         path: Path of the LIF module.
@@ -141,11 +141,6 @@ class NeuronNode:
     def gain(self) -> float:
         """1/τ with decay_input, else 1."""
         return 1 / self.parameters.tau if self.parameters.decay_input else 1.0
-
-    @property
-    def drift(self) -> float:
-        """v_reset/τ; 0 with soft reset."""
-        return (self.parameters.v_reset or 0.0) / self.parameters.tau
 
     @property
     def initial(self) -> float:

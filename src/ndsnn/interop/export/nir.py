@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 import ndsnn
-from ndsnn.atomic import write_atomically
 from ndsnn.engine.ops import MapShape
 from ndsnn.errors import ConfigError, ExportError, MissingDependencyError
+from ndsnn.interop.export.files import write_export
 from ndsnn.interop.export.network import (
     AvgPoolNode,
     FlattenNode,
@@ -67,11 +67,7 @@ class NirExport:
         """
         buffer = io.BytesIO()
         _nir().write(buffer, self.graph)
-        try:
-            write_atomically(path, buffer.getvalue())
-        except OSError as error:
-            raise ExportError(f"cannot write {path}: {error.strerror or error}") from error
-        return len(buffer.getvalue())
+        return write_export(path, buffer.getvalue())
 
 
 def to_nir(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 import ndsnn
-from ndsnn.atomic import write_atomically
 from ndsnn.errors import ConfigError, ExportError, MissingDependencyError
+from ndsnn.interop.export.files import write_export
 from ndsnn.interop.export.network import (
     AvgPoolNode,
     FlattenNode,
@@ -73,12 +73,7 @@ def write_onnx(model: Any, path: Path) -> int:
     """
     if model.ByteSize() > LARGEST:
         raise ExportError(f"the network has {model.ByteSize():,} bytes; an ONNX file cannot have more than 2 GB")
-    data = model.SerializeToString()
-    try:
-        write_atomically(path, data)
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror or error}") from error
-    return len(data)
+    return write_export(path, model.SerializeToString())
 
 
 class _Writer:

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ndsnn.errors import ConfigError, SparsityError
-from ndsnn.sparse.handle import SparseLayer
+from ndsnn.sparse.handle import SparseLayer, parameters_of
 from ndsnn.sparse.methods.clock import RoundClock
 from ndsnn.sparse.methods.updates import TopologyUpdate
 
@@ -145,7 +145,7 @@ class Attachable(RoundClock, ABC):
                 raise ConfigError(
                     f"a {type(method).__name__} is attached to the optimizer already; call its detach() first"
                 )
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        held = {id(parameter) for parameter in parameters_of(optimizer)}
         for layer in self.layers:
             if id(layer.weight) not in held:
                 raise SparsityError(

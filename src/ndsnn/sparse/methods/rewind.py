@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ndsnn.errors import CheckpointError
-from ndsnn.sparse.handle import SparseLayer
+from ndsnn.sparse.handle import SparseLayer, parameters_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RewindPoint:
         """Remember the present state; every connection of `layers` must be alive."""
         sparse = {id(layer.weight) for layer in layers}
         states = []
-        for parameter in _parameters(optimizer):
+        for parameter in parameters_of(optimizer):
             state = optimizer.state.get(parameter, {})
             flat = id(parameter) in sparse
             states.append({key: _copy(value, flat, parameter.shape) for key, value in state.items()})
@@ -61,7 +61,7 @@ class RewindPoint:
             layer.weight.copy_(layer.per_weight(self.weights[layer.name][alive]))
         for key, value in _others(net, layers).items():
             value.copy_(self.others[key])
-        for parameter, state in zip(_parameters(optimizer), self.optimizer, strict=True):
+        for parameter, state in zip(parameters_of(optimizer), self.optimizer, strict=True):
             found = positions.get(id(parameter))
             optimizer.state.pop(parameter, None)
             if state:
@@ -94,12 +94,8 @@ class RewindPoint:
         mine = {key: tuple(value.shape) for key, value in _others(net, layers).items()}
         if mine != {key: tuple(value.shape) for key, value in self.others.items()}:
             raise CheckpointError("the saved rewind point belongs to a network with other norms or biases")
-        if len(self.optimizer) != len(_parameters(optimizer)):
+        if len(self.optimizer) != len(parameters_of(optimizer)):
             raise CheckpointError("the saved rewind point belongs to an optimizer of other parameters")
-
-
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _others(net: nn.Module, layers: Sequence[SparseLayer]) -> dict[str, Tensor]:

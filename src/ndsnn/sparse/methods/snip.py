@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ndsnn.errors import ConfigError, NonFiniteError, SparsityError
-from ndsnn.sparse.compressed import CompressedModule
 from ndsnn.sparse.distributions import alive_budget
 from ndsnn.sparse.methods.base import SparseTraining
 from ndsnn.sparse.methods.global_pruning import global_prune_masks
@@ -17,7 +16,7 @@ from ndsnn.sparse.methods.replay import rehearsal, reset_neurons
 from ndsnn.sparse.methods.static import Static
 from ndsnn.sparse.methods.updates import LayerUpdate, TopologyUpdate
 from ndsnn.sparse.sparsify import Distribution, recorded_distribution, set_masks
-from ndsnn.sparse.topology import MASK, has_mask, maskable_modules, weight_of, weight_shape
+from ndsnn.sparse.topology import MASK, alive_mask, has_mask, maskable_modules, weight_of
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -54,7 +53,7 @@ def snip(
         dense_layers = (dense_layers,)
     spread = Distribution(spread.name, (*spread.dense_layers, *dense_layers))
     spread = Distribution(spread.name, spread.dense_names(modules))
-    masks = {name: _mask_of(module) for name, module in modules.items()}
+    masks = {name: alive_mask(module) for name, module in modules.items()}
     total = alive_budget(sum(mask.numel() for mask in masks.values()), sparsity)
     kept = _prune(sensitivities(net, batches, loss), masks, total, spread.dense_layers)
     return set_masks(net, kept, spread)
@@ -224,15 +223,6 @@ def _trained(name: str, module: nn.Module) -> nn.Parameter:
             f"layer {name!r} is frozen (requires_grad=False), so nothing can score it; unfreeze it"
         )
     return weight
-
-
-def _mask_of(module: nn.Module) -> Tensor:
-    """Return what is alive of a plain, masked or compressed layer, in the shape of the dense weight."""
-    if isinstance(module, CompressedModule):
-        return module.mask()
-    if has_mask(module):
-        return module.get_buffer(MASK)
-    return torch.ones(weight_shape(module), dtype=torch.bool, device=weight_of(module).device)
 
 
 def _alive_part(module: nn.Module, per_weight: Tensor) -> Tensor:
