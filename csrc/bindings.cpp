@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -46,6 +47,17 @@ std::string shape_text(const Map& m) {
 }
 
 constexpr size_t most_bytes = size_t{1} << 48;
+constexpr int most_side = 1 << 15;  // of a map: the product of two places in it is an int
+constexpr double most_places = 1u << 31;
+
+// Kernels count the places of a sample, and the maps of all steps and blocks, in ints.
+void check_shape(int steps, int blocks, int channels, int height, int width) {
+    require(steps >= 1 && channels >= 1 && height >= 1 && width >= 1, "a map has an empty axis");
+    require(height <= most_side && width <= most_side,
+            "a map of more than " + std::to_string(most_side) + " rows or columns is not supported");
+    require(1.0 * channels * height * width < most_places && 1.0 * steps * blocks < most_places,
+            "a map of 2^31 places is not supported");
+}
 
 // Memory that maps are cut from.
 class Arena {
@@ -106,7 +118,7 @@ class Engine {
 public:
     Engine(int samples, const std::string& isa) : kernels_(kernels_of(isa)), samples_(samples) {
         require(samples >= 1, "there must be at least one sample");
-        blocks_ = (samples + kernels_.lanes - 1) / kernels_.lanes;
+        blocks_ = (samples - 1) / kernels_.lanes + 1;
     }
 
     std::string isa() const { return kernels_.name; }
@@ -114,7 +126,7 @@ public:
     int dense_gradient_channels() const { return kernels_.dense_gradient_channels(); }
 
     size_t nbytes(int steps, int channels, int height, int width, Kind kind) const {
-        require(steps >= 1 && channels >= 1 && height >= 1 && width >= 1, "a map has an empty axis");
+        check_shape(steps, blocks_, channels, height, width);
         const double estimate =
             1.0 * steps * blocks_ * channels * height * width * element_bytes(kind, kernels_.lanes);
         require(estimate < static_cast<double>(most_bytes), "a map is larger than any memory");
@@ -242,7 +254,8 @@ public:
         const Geometry& g = c.connections->g;
         const size_t size = static_cast<size_t>(g.c_in) * g.k_h * g.k_w;
         check_gradient(c, grad_x, a, b, d);
-        require(first >= 0 && channels >= 1 && first + channels <= g.c_out && gradient.size() == size * channels,
+        require(first >= 0 && channels >= 1 && channels <= g.c_out && first <= g.c_out - channels &&
+                    gradient.size() == size * channels,
                 "the layer has no such output channels, or the gradient is of another size");
         require(first % kernels_.dense_gradient_channels() == 0,
                 "output channels are taken from a multiple of " +
@@ -329,8 +342,8 @@ public:
 
     PyMap relabel(const PyMap& m, int channels, int height, int width) const {
         own(m);
-        require(channels >= 1 && height >= 1 && width >= 1 &&
-                    static_cast<size_t>(channels) * height * width == m.map.plane(),
+        check_shape(m.map.steps, blocks_, channels, height, width);
+        require(static_cast<size_t>(channels) * height * width == m.map.plane(),
                 shape_text(m.map) + " cannot be taken for another number of places");
         PyMap other = m;
         other.map.channels = channels;
@@ -448,6 +461,13 @@ std::shared_ptr<Connections> make_connections(int c_in, int c_out, int height, i
                                               std::pair<int, int> kernel, int stride, std::pair<int, int> padding,
                                               std::optional<Positions> positions) {
     require(stride == 1 || stride == 2, "stride must be 1 or 2");
+    const auto small = [](int n, int most) { return -most <= n && n <= most; };
+    require(small(height, most_side) && small(width, most_side) && small(padding.first, most_side) &&
+                small(padding.second, most_side) && small(kernel.first, 3 * most_side) &&
+                small(kernel.second, 3 * most_side),
+            "a layer of more than " + std::to_string(most_side) + " rows or columns is not supported");
+    require(std::abs(1.0 * c_in * c_out * kernel.first * kernel.second) < most_places,
+            "a layer of 2^31 places is not supported");
     Geometry g{c_in,          c_out,          height, width, kernel.first, kernel.second, stride,
                padding.first, padding.second, 0,      0};
     g.out_h = (height + 2 * g.pad_h - g.k_h) / stride + 1;
@@ -479,7 +499,7 @@ NB_MODULE(_native, m) {
             [](const PyMap& p) { return std::make_tuple(p.map.steps, p.map.channels, p.map.height, p.map.width); })
         // What true values are multiplied by in this map; no kernel looks at it.
         .def_prop_rw("scale", [](const PyMap& p) { return *p.scale; }, [](PyMap& p, double s) { *p.scale = s; });
-    nb::class_<Connections>(m, "Connections", nb::dynamic_attr())
+    nb::class_<Connections>(m, "Connections")
         .def_ro("nnz", &Connections::nnz)
         .def_prop_ro("density", &Connections::density)
         .def_prop_ro("square_sum",
@@ -498,12 +518,11 @@ NB_MODULE(_native, m) {
                          return g.c_in == g.c_out && g.stride == 1 && g.height == g.out_h && g.width == g.out_w;
                      })
         // The values stay where they are, and alive.
-        .def("set_values", [](nb::object self, Floats values) {
-            Connections& k = *nb::inst_ptr<Connections>(self);
+        .def("set_values", [](Connections& k, Floats values) {
             require(values.size() == k.nnz, "there are " + std::to_string(values.size()) + " values for " +
                                                 std::to_string(k.nnz) + " alive weights");
             set_values(k, values.data(), omp_get_max_threads());
-            self.attr("values") = values;
+            k.keeper = std::make_shared<Floats>(std::move(values));
         });
     m.def("connections", &make_connections, nb::arg("c_in"), nb::arg("c_out"), nb::arg("height"), nb::arg("width"),
           nb::arg("kernel"), nb::arg("stride"), nb::arg("padding"), nb::arg("positions").none().noconvert());
@@ -563,6 +582,7 @@ NB_MODULE(_native, m) {
     m.def(
         "fma_rate",
         [](const std::string& isa, double seconds) {
+            require(seconds > 0 && seconds <= 60, "a rate is measured for up to 60 seconds");
             nb::gil_scoped_release release;
             return kernels_of(isa).fma_rate(omp_get_max_threads(), seconds);
         },

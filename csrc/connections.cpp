@@ -66,8 +66,8 @@ void group_backward(Connections& k) {
     const int places = g.width >= 8 ? 8 : g.width >= 4 ? 4 : g.width >= 2 ? 2 : 1;
     const double per_channel = k.density() * g.k_h * g.k_w / (g.stride * g.stride);
     const int fit = std::max<int>(1, first_level_bytes / (k.taps * (places + g.k_w - 1) * 32));
-    const int needed = static_cast<int>(std::ceil(240 / places / std::max(per_channel, 1e-9)));
-    k.backward_group = needed > 2 * fit ? g.c_out : std::min(g.c_out, std::max(fit, needed));
+    const double needed = std::ceil(240 / places / std::max(per_channel, 1e-9));
+    k.backward_group = needed > 2.0 * fit ? g.c_out : std::min(g.c_out, std::max(fit, static_cast<int>(needed)));
     k.backward_groups = (g.c_out + k.backward_group - 1) / k.backward_group;
 }
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "pages.h"
@@ -53,7 +54,8 @@ struct Connections {
     Geometry g{};
     size_t nnz = 0;
     List<int32_t> positions;  // ascending flat positions in [c_out, c_in, k_h, k_w]; empty where all are alive
-    const float* values = nullptr;       // in the order of their positions; whoever sets them keeps them alive
+    const float* values = nullptr;       // in the order of their positions
+    std::shared_ptr<const void> keeper;  // of whatever the values lie in
     std::vector<int64_t> channel_begin;  // first alive weight of each output channel, and nnz
     float largest_sum = -1;              // of |w| over a channel: no y of spikes is larger; -1 if not known
 

@@ -1,5 +1,6 @@
 """Read a sparse network that `ndsnn.save` wrote, with numpy alone: python read_safetensors.py NET.safetensors."""
 
+import hashlib
 import json
 import math
 import sys
@@ -20,6 +21,9 @@ def read(path):
     header = json.loads(entries.pop("__metadata__", {}).get("ndsnn", "null"))
     if not isinstance(header, dict) or (header.get("format"), header.get("version")) != ("ndsnn-sparse", 1):
         raise ValueError(f"{path} is no sparse network of ndsnn, version 1")
+    digits = header.get("sha256", "")  # a file of an early version has none
+    if digits and hashlib.sha256(data.replace(digits.encode(), b"0" * 64)).hexdigest() != digits:
+        raise ValueError(f"{path} was altered after it was written")
     tensors = {key: tensor(entry, memoryview(data)[8 + length :]) for key, entry in entries.items()}
     for key, layer in header["layers"].items():
         tensors[key] = dense(key, tuple(layer["shape"]), tensors)
@@ -38,13 +42,12 @@ def tensor(entry, data):
 def dense(key, shape, tensors):
     """Take the parts of a sparse weight out of `tensors`; return the weight with its zeros."""
     values, size = tensors.pop(f"{key}.values"), math.prod(shape)
+    positions = np.arange(size)
     if f"{key}.positions" in tensors:
         positions = tensors.pop(f"{key}.positions")
     elif f"{key}.bitmask" in tensors:
         bits = np.unpackbits(tensors.pop(f"{key}.bitmask"), bitorder="little")
         positions = np.flatnonzero(bits[:size])
-    else:
-        positions = np.arange(size)
     weight = np.zeros(size, values.dtype)
     if len(positions) != len(values) or np.any(np.diff(positions) <= 0) or np.any(positions < 0):
         raise ValueError(f"{key} has {len(values)} values for {len(positions)} positions, or they do not ascend")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ndsnn.atomic import exclusive_lock, replaced_directory
+from ndsnn.atomic import exclusive_lock, replaced_directory, write_atomically
 
 
 def names(path):
@@ -88,3 +88,13 @@ def test_a_lock_keeps_other_processes_out(tmp_path):
     with exclusive_lock(tmp_path / "lock"):
         assert other() == "held"
     assert other() == "taken"
+
+
+def test_a_file_that_cannot_be_finished_is_not_left_behind(small_disk):
+    disk = small_disk(16)
+    path = disk.path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, bytes(100_000))
+    assert path.read_bytes() == b"old"
+    assert names(disk.path) == ["file"]

@@ -150,7 +150,7 @@ void row_tiles(const BackwardProblem& p, const float* strip, int base, const T* 
                 const size_t list = static_cast<size_t>(group) * g.c_in + ci;
                 const int32_t* begin = k.backward_begin.data() + ((list * S + class_x) * S + class_y) * k.taps;
                 const T* from = source + (ci * map + place) * per;
-                float* sum = sums + static_cast<size_t>(ci) * P * lanes;
+                float* sum = sums ? sums + static_cast<size_t>(ci) * P * lanes : nullptr;
                 const InputTile<P, S, G> to{group ? sum : nullptr, group + 1 < groups ? sum : nullptr,
                                             input ? out + (ci * map + place) * lanes : nullptr, p.accumulate};
                 if (P == widest && groups == 1)

@@ -102,7 +102,7 @@ template <int V, int P, int S, bool past_caches, class T, class Out>
 void row_tiles(const Connections& k, const T* strip, size_t plane, int y, int x, const Target<Out>& target) {
     constexpr int per = sizeof(T) == sizeof(bits_t) ? 1 : lanes;
     const Geometry& g = k.g;
-    const int top = y * g.stride - g.pad_h, lo = std::max(0, -top),
+    const int top = y * g.stride - g.pad_h, lo = std::min(g.k_h, std::max(0, -top)),
               hi = std::max(lo, std::min(g.k_h, g.height - top));
     const int end = x + (g.out_w - x) / P * P;
     for (int co = target.c0; co < target.c1; co++) {

@@ -1,5 +1,7 @@
 // lanes × lanes transposition in registers.
 #pragma once
+#include <utility>
+
 #include "../simd.h"
 
 namespace ndsnn::NDSNN_ISA_NAME {
@@ -21,26 +23,22 @@ NDSNN_INLINE void transpose(vf* r) {
 }
 #else
 // Swaps of ever larger squares: at distance d, lane bit d of row i against lane bit d of row i + d.
-template <int D>
-NDSNN_INLINE void swap_squares(vf* r) {
-    vi low, high;  // which entries of (row, row + D) make the new ones
-    for (int l = 0; l < lanes; l++) {
-        low[l] = l & D ? lanes + (l ^ D) : l;
-        high[l] = l & D ? lanes + l : l ^ D;
-    }
+template <int D, int... L>
+NDSNN_INLINE void swap_squares(vf* r, std::integer_sequence<int, L...>) {
 #pragma GCC unroll 16
     for (int i = 0; i < lanes; i++)
         if (!(i & D)) {
             const vf a = r[i], b = r[i + D];
-            r[i] = __builtin_shuffle(a, b, low);
-            r[i + D] = __builtin_shuffle(a, b, high);
+            r[i] = __builtin_shufflevector(a, b, (L & D ? lanes + (L ^ D) : L)...);
+            r[i + D] = __builtin_shufflevector(a, b, (L & D ? lanes + L : L ^ D)...);
         }
 }
 NDSNN_INLINE void transpose(vf* r) {
-    swap_squares<1>(r);
-    swap_squares<2>(r);
-    swap_squares<4>(r);
-    if constexpr (lanes == 16) swap_squares<8>(r);
+    constexpr auto each = std::make_integer_sequence<int, lanes>();
+    swap_squares<1>(r, each);
+    swap_squares<2>(r, each);
+    swap_squares<4>(r, each);
+    if constexpr (lanes == 16) swap_squares<8>(r, each);
 }
 #endif
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,9 +20,10 @@ from rich.console import Console
 
 import ndsnn
 from ndsnn.config import EventConfig, flatten
-from ndsnn.errors import ConfigError, NdsnnError, NonFiniteError
+from ndsnn.errors import ConfigError, NdsnnError, NonFiniteError, RunError
 from ndsnn.evaluation.report.command import add_report
 from ndsnn.interop.export.command import add_export
+from ndsnn.parsing import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ndsnn: interrupted; nothing was written", file=sys.stderr)
         return 128 + signal.SIGINT
+    except OSError as error:
+        # Such as a full disk under the output, or a pipe that nobody reads any more: nothing more can go there.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail(RunError(f"{error}; mend this; a run goes on from its last checkpoint with --resume"), 2)
+
+
+class _Progress(Console):
+    """A console that says so when nobody reads it any more, where rich's own would end the process in silence."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("Broken pipe: nobody reads the output any more")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -164,12 +179,15 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
 
 def _train(arguments: Sequence[str]) -> int:
     from ndsnn.config_parser import parse_train
+    from ndsnn.training.distributed import shows_results
     from ndsnn.training.run import train
     from ndsnn.training.tables import print_summary
 
     as_json = "--json" in arguments
     config = parse_train([argument for argument in arguments if argument != "--json"])
-    summary = train(config, Console(stderr=as_json))
+    summary = train(config, _Progress(stderr=as_json))
+    if not shows_results():
+        return 0
     if as_json:
         print(json.dumps(summary))
     else:
@@ -268,6 +286,7 @@ def _data_prepare(options: argparse.Namespace) -> int:
     from ndsnn import data
     from ndsnn.config_parser import parse_train
     from ndsnn.training.display import TransferDisplay
+    from ndsnn.training.signals import interrupting, stop_signals
 
     given = dict(vars(options))
     arguments = ["--config", options.config] if options.config else []
@@ -276,8 +295,9 @@ def _data_prepare(options: argparse.Namespace) -> int:
     if options.config and config.data.name != options.name:
         raise ConfigError(f"{options.config} is a recipe for data set {config.data.name!r}, not {options.name!r}")
     root = options.root or config.data.root
-    with TransferDisplay(Console(stderr=True)) as progress:
-        row = data.prepare(options.name, root, progress, config.data.events)
+    rest = f"preparing {options.name}; what is done is kept, and the same command goes on"
+    with stop_signals() as stop, TransferDisplay(Console(stderr=True)) as progress:
+        row = data.prepare(options.name, root, interrupting(progress, stop, rest), config.data.events)
     print(f"{options.name} is {row.state}: {'; '.join((', '.join(row.where), *row.notes))}")
     return 0
 
@@ -291,9 +311,9 @@ def _console() -> Console:
 def _warn(notes: list[str]) -> None:
     """Say what was wrong with files that had to be passed over."""
     for note in notes:
-        print(f"ndsnn: warning: {note}; using the previous good checkpoint", file=sys.stderr)
+        print(f"ndsnn: warning: {printable(note)}; using the previous good checkpoint", file=sys.stderr)
 
 
 def _fail(error: NdsnnError, code: int) -> int:
-    print(f"ndsnn: error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"ndsnn: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return code

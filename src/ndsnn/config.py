@@ -145,7 +145,7 @@ class TrainConfig:
         model: Which network.
         method: How it is made sparse.
         epochs: Passes over the training images.
-        batch_size: Images per step.
+        batch_size: Images per step, of all processes together where torchrun starts several.
         optimizer: Update rule.
         lr: Learning rate at the start.
         lr_schedule: Cosine to 0 per epoch, or constant.
@@ -160,7 +160,14 @@ class TrainConfig:
             again ("recompute": smallest, native engine only); "auto" keeps them where they fit.
         precision: How the native engine keeps currents and gradients between its kernels: in 32 bits, or in 16
             ("mixed": less memory, and each rounded to 11 bits).
-        threads: CPU threads; null takes PyTorch's default.
+        device: "cpu", or "cuda" or "cuda:1" for plain PyTorch on a GPU.
+        amp: Autocast of plain PyTorch to 16 bits: "bf16", or "fp16" with a scaled loss, or "off".
+        channels_last: Whether plain PyTorch keeps maps with their channels innermost.
+        compile: Whether `torch.compile` fuses the neurons' loops over the steps in plain PyTorch.
+        threads: CPU threads of a process; null takes PyTorch's default.
+        sync_norms: Whether batch norms take the statistics of the whole batch where several processes share it; if
+            not, each takes those of its own part, and the running statistics are the mean over all.
+        rank_timeout: Seconds after which a process that does not answer the others counts as lost.
         output: Run directory; null makes runs/<data>-<model>-<method>-<sparsity>-seed<seed>.
         resume: Continue the run in `output`.
         overwrite: Delete the run in `output` first.
@@ -184,7 +191,13 @@ class TrainConfig:
     engine: Literal["auto", "reference", "native"] = "auto"
     memory: Literal["auto", "store", "recompute"] = "auto"
     precision: Literal["fp32", "mixed"] = "fp32"
+    device: str = "cpu"
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    channels_last: bool = False
+    compile: bool = False
     threads: int | None = None
+    sync_norms: bool = True
+    rank_timeout: int = 300
     output: str | None = None
     resume: bool = False
     overwrite: bool = False
@@ -202,7 +215,12 @@ MACHINE_KEYS = frozenset(
         "engine",
         "memory",
         "precision",
+        "device",
+        "amp",
+        "channels_last",
+        "compile",
         "threads",
+        "rank_timeout",
         "output",
         "resume",
         "overwrite",
@@ -221,6 +239,7 @@ def check_ranges(config: TrainConfig) -> None:
     """
     at_least_one: dict[str, int | None] = {
         "epochs": config.epochs,
+        "rank_timeout": config.rank_timeout,
         "batch_size": config.batch_size,
         "model.time_steps": config.model.time_steps,
         "threads": config.threads,

@@ -61,6 +61,10 @@ class RunError(NdsnnError):
     """A run directory cannot be created, continued or read."""
 
 
+class RankError(NdsnnError):
+    """The processes of one training run cannot go on together; the message says which, and what to do."""
+
+
 class MissingDependencyError(NdsnnError, ImportError):
     """An optional package is needed; the message names the extra that brings it."""
 

@@ -147,8 +147,8 @@ def _stop(config, console: Console) -> None:
     """Train until a SIGTERM in the second epoch."""
     original = loop.Trainer._step
 
-    def stepping(trainer, x, y):
-        result = original(trainer, x, y)
+    def stepping(trainer, *batch):
+        result = original(trainer, *batch)
         if trainer.progress.step == 13:
             signal.raise_signal(signal.SIGTERM)
         return result

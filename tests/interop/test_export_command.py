@@ -175,3 +175,16 @@ def test_a_package_that_is_not_there(run, capsys, monkeypatch, form, package):
     monkeypatch.setitem(sys.modules, package, None)
     assert f"ndsnn[{form}]" in fails(capsys, run, "--format", form, *(["--allow-lossy"] if form == "nir" else []))
     assert not list(run.parent.glob(f"*.{form}*"))
+
+
+@pytest.mark.parametrize("form", [*SUFFIXES, "c"])
+def test_no_space_left(run, capsys, small_disk, form):
+    """On a file system that is really full, nothing is left of what was begun."""
+    disk = small_disk(64)
+    disk.fill()
+    target = disk.path / f"out{SUFFIXES.get(form, '')}"
+    lossy = ["--allow-lossy"] if form == "nir" else []
+    error = fails(capsys, run, "--format", form, "-o", target, *lossy)
+    assert "No space left on device" in error
+    assert str(disk.path) in error
+    assert [path.name for path in disk.path.iterdir()] == ["filler"]

@@ -101,6 +101,18 @@ def test_the_example_is_short_and_a_program(tmp_path):
     assert "not 0" in printed
 
 
+def test_the_example_refuses_a_flipped_bit(tmp_path):
+    net = small_vgg()
+    ndsnn.sparsify(net, 0.9)
+    path = tmp_path / "net.safetensors"
+    ndsnn.save(net, path)
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="was altered after it was written"):
+        example()(path)
+
+
 @pytest.mark.parametrize("length", [0, 5, 200, -1])
 def test_the_example_refuses_truncated_files(tmp_path, length):
     net = small_vgg()

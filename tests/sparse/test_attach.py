@@ -1,7 +1,5 @@
 """Methods that the optimizer calls, against the loop that calls `step` itself, bit by bit."""
 
-import gc
-import weakref
 
 import pytest
 import torch
@@ -16,14 +14,13 @@ from small_nets import (
     optimizer_of,
     same,
     snapshot,
-    through_file,
 )
 from torch import nn
 
 import ndsnn
 from ndsnn.errors import ConfigError, NonFiniteError, SparsityError
 from ndsnn.sparse import compress
-from ndsnn.sparse.methods import NDSNN, SET, methods
+from ndsnn.sparse.methods import NDSNN, methods
 
 STEPS = 12
 METHODS = [name for name in methods if name not in ("lth", "snip", "stdp")]
@@ -388,58 +385,3 @@ def test_wrapped_optimizers(name, made_with, attached_to):
         backward(net, front, number)
         front.step()
     assert same(snapshot(net, inner, method), plain(name))
-
-
-def test_ranks_would_grow_apart(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    _, optimizer, method = begin("ndsnn")
-    with pytest.raises(ConfigError, match="the 2 ranks would grow apart"):
-        method.attach(optimizer)
-    for name in ("set", "static", "gmp"):
-        _, optimizer, method = begin(name)
-        method.attach(optimizer)
-        assert method.attached
-
-
-@pytest.mark.parametrize("form", ["masked", "compressed"])
-def test_it_resumes_from_the_loops_own_checkpoint(form):
-    net, optimizer, method = begin("ndsnn", form)
-    method.attach(optimizer)
-    for number in range(5):
-        backward(net, optimizer, number)
-        optimizer.step()
-    saved = through_file({"net": net.state_dict(), "opt": optimizer.state_dict(), "method": method.state_dict()})
-    net, optimizer, method = begin("ndsnn", form)
-    method.attach(optimizer)
-    net.load_state_dict(saved["net"])
-    optimizer.load_state_dict(saved["opt"])
-    method.load_state_dict(saved["method"])
-    for number in range(5, STEPS):
-        backward(net, optimizer, number)
-        optimizer.step()
-    assert same(snapshot(net, optimizer, method), plain("ndsnn", form))
-
-
-@pytest.mark.parametrize("form", ["masked", "compressed"])
-def test_attaching_keeps_nothing_alive(form):
-    net, optimizer, method = begin("ndsnn", form)
-    backward(net, optimizer, 0)
-    optimizer.step()
-    method.step()
-    method.attach(optimizer)
-    watched = [weakref.ref(thing) for thing in (net, optimizer, method)]
-    del net, optimizer, method
-    gc.collect()
-    assert [ref() for ref in watched] == [None, None, None]
-
-
-def test_a_method_that_nobody_else_holds_goes_on():
-    net, optimizer, _ = begin()
-    updates = []
-    SET(net, optimizer, 0.5, STEPS, update_every=2).attach(optimizer, updates.append)
-    gc.collect()
-    for number in range(4):
-        backward(net, optimizer, number)
-        optimizer.step()
-    assert [update.step for update in updates] == [2, 4]

@@ -12,7 +12,7 @@ from ndsnn import LTH
 from ndsnn.errors import ConfigError, SparsityError
 from ndsnn.sparse import compress
 from ndsnn.sparse.methods.global_pruning import global_counts, global_prune_masks
-from ndsnn.sparse.methods.lth import round_sparsities
+from ndsnn.sparse.methods.pruning.lth import round_sparsities
 from ndsnn.sparse.sparsify import sparsify
 
 # Kim et al. 2022, the sparsities of their rounds of 25 %.

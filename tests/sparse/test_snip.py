@@ -14,7 +14,7 @@ import ndsnn
 from ndsnn.errors import ConfigError, NonFiniteError, SparsityError
 from ndsnn.sparse import compress
 from ndsnn.sparse.methods import SNIP, Static
-from ndsnn.sparse.methods.snip import sensitivities
+from ndsnn.sparse.methods.pruning.snip import sensitivities
 from ndsnn.sparse.sparsify import layer_report, recorded_distribution, set_masks, sparsify, sparsity
 
 CLASSES = nn.functional.cross_entropy

@@ -14,7 +14,7 @@ import ndsnn
 from ndsnn.errors import ConfigError, NonFiniteError, SparsityError
 from ndsnn.models import layers as own
 from ndsnn.sparse.methods import STDPPruning
-from ndsnn.sparse.methods.spike_correlation import correlate, earlier_trace, spike_correlations, trace
+from ndsnn.sparse.methods.pruning.spike_correlation import correlate, earlier_trace, spike_correlations, trace
 from ndsnn.sparse.sparsify import sparsify
 
 CRITERION = ndsnn.losses.mean_step_cross_entropy
@@ -77,7 +77,7 @@ def test_a_convolution_against_loops(stride, padding, monkeypatch):
             here = brute_force(window.reshape(4, 2, 27), fired[..., y, x].numpy(), 0.6, 0.8)
             expected += here.reshape(4, 3, 3, 3)
     for piece in (2**22, 1):
-        monkeypatch.setattr("ndsnn.sparse.methods.spike_correlation.PIECE", piece)
+        monkeypatch.setattr("ndsnn.sparse.methods.pruning.spike_correlation.PIECE", piece)
         found = correlate(layer, read, fired, 0.6, 0.8)
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
 

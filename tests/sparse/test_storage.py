@@ -1,5 +1,6 @@
 """Sparse files: small, exact, and never read wrongly."""
 
+import hashlib
 import json
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 
 import ndsnn
 from ndsnn.errors import CheckpointError
-from ndsnn.sparse.storage import pack_weight, unpack_weight
+from ndsnn.sparse.packing import pack_weight, unpack_weight
 
 
 def small_net(**settings):
@@ -131,9 +132,10 @@ def test_the_smaller_index_is_chosen():
 
 
 def rewrite(path, change):
-    """Save the tensors and header of a file again after `change(tensors, header)`."""
+    """Save the tensors and header of a file again after `change(tensors, header)`, without a checksum."""
     with safe_open(str(path), "pt") as file:
         header = json.loads(file.metadata()["ndsnn"])
+    del header["sha256"]
     tensors = load_file(path)
     change(tensors, header)
     save_file(tensors, path, metadata={"ndsnn": json.dumps(header)})
@@ -193,6 +195,49 @@ def test_truncation_everywhere(tmp_path):
             ndsnn.load(path)
     with pytest.raises(CheckpointError, match="there is no file"):
         ndsnn.load(tmp_path / "nowhere")
+
+
+def test_the_checksum_is_that_of_the_file_with_zeros_in_its_place(tmp_path):
+    path = tmp_path / "net.safetensors"
+    net = small_net()
+    ndsnn.sparsify(net, 0.9)
+    ndsnn.save(net, path, {"sha256": "0" * 64})
+    whole = path.read_bytes()
+    with safe_open(str(path), "pt") as file:
+        digits = json.loads(file.metadata()["ndsnn"])["sha256"]
+    assert whole.count(digits.encode()) == 1
+    assert hashlib.sha256(whole.replace(digits.encode(), b"0" * 64)).hexdigest() == digits
+    ndsnn.save(ndsnn.load(path), tmp_path / "again.safetensors", {"sha256": "0" * 64})
+    assert (tmp_path / "again.safetensors").read_bytes() == whole
+
+
+def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
+    """In the data, in the header, and in the padding between them."""
+    path = tmp_path / "net.safetensors"
+    net = ndsnn.models.vgg([2, "M"], num_classes=2, time_steps=1, in_channels=1)
+    ndsnn.sparsify(net, 0.5)
+    ndsnn.save(net, path)
+    whole = path.read_bytes()
+    noticed = 0
+    for position in range(0, len(whole), 3):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        try:
+            require_equal(net, ndsnn.load(path))
+        except CheckpointError:
+            noticed += 1
+    assert noticed > 0.99 * len(whole) / 3
+
+
+def test_a_file_without_a_checksum_is_loaded(tmp_path):
+    """Those of early versions; nothing is claimed of them."""
+    path = tmp_path / "net.safetensors"
+    net = small_net()
+    ndsnn.sparsify(net, 0.9)
+    ndsnn.save(net, path)
+    rewrite(path, lambda tensors, header: None)
+    require_equal(net, ndsnn.load(path))
 
 
 def test_a_failed_load_changes_nothing(tmp_path):

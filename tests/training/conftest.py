@@ -47,8 +47,8 @@ def run_until(monkeypatch):
             return train(config, quiet())
         original = loop.Trainer._step
 
-        def stepping(trainer, x, y):
-            result = original(trainer, x, y)
+        def stepping(trainer, *batch):
+            result = original(trainer, *batch)
             if trainer.progress.step == step:
                 signal.raise_signal(signal.SIGTERM)
             return result

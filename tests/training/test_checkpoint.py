@@ -70,9 +70,64 @@ def test_a_kill_between_any_two_file_operations(tmp_path, monkeypatch, survived,
         else:
             assert survived >= done
     if older or checkpoints.has_checkpoint(tmp_path):
-        assert read(tmp_path).state["step"] in (older, 3)
+        found = read(tmp_path)
+        assert found.state["step"] in (older, 3)
+        checkpoints.settle(tmp_path, found)
+        require_settled(tmp_path, found.state["step"], older)
     checkpoints.save_checkpoint(tmp_path, *pair(4))
     assert read(tmp_path).state["step"] == 4
+
+
+def require_settled(directory, step, older):
+    """What was found is called `last`, what was before it `previous`, and nothing else is there."""
+    again = read(directory)
+    assert again.state["step"] == step
+    assert again.path.name == "last.safetensors"
+    assert not again.unsettled
+    assert not list(directory.glob("*.tmp"))
+    if step == 3 and older:
+        aside = directory / "aside"
+        aside.mkdir()
+        for suffix in (".json", ".safetensors"):
+            shutil.copy(directory / f"previous{suffix}", aside)
+        assert read(aside).state["step"] == older
+
+
+def test_what_was_half_written_goes_away(tmp_path):
+    checkpoints.save_checkpoint(tmp_path, *pair(1))
+    (tmp_path / "last.safetensors.tmp").write_bytes(b"torn")
+    found = read(tmp_path)
+    assert not found.unsettled
+    checkpoints.settle(tmp_path, found)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.json", "last.safetensors"]
+
+
+def test_a_broken_previous_is_nothing_to_fall_back_from(tmp_path):
+    for step in (1, 2):
+        checkpoints.save_checkpoint(tmp_path, *pair(step))
+    (tmp_path / "previous.json").write_text("{")
+    assert read(tmp_path).skipped == ()
+    (tmp_path / "last.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"last\.json is .*; previous\.json is .*begin the run again"):
+        read(tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_used_is_passed_over(tmp_path):
+    for step in (1, 2):
+        checkpoints.save_checkpoint(tmp_path, *pair(step))
+    found = checkpoints.load_checkpoint(tmp_path, lambda state: "no" if state["step"] == 2 else None)
+    assert found.state["step"] == 1
+    assert found.skipped == ("no",)
+    checkpoints.settle(tmp_path, found)
+    checkpoints.save_checkpoint(tmp_path, *pair(3))
+    names = sorted(p.stem for p in tmp_path.glob("*.json"))
+    assert names == ["broken", "last", "previous"]
+
+
+def test_a_directory_that_is_gone(tmp_path):
+    with pytest.raises(CheckpointError, match="the directory is gone, and the checkpoints in it with it"):
+        checkpoints.save_checkpoint(tmp_path / "gone", *pair(1))
+    assert not (tmp_path / "gone").exists()
 
 
 def test_a_kill_inside_the_first_write_is_no_checkpoint(tmp_path):
@@ -182,8 +237,8 @@ def test_a_checkpoint_of_another_architecture(tiny, run_until):
     run_until(tiny, 5)
     other = elsewhere(tiny, "other", model=replace(tiny.model, layers=(4, "M", 6, "M")))
     run_until(other, 5)
-    for name in ("last.json", "last.safetensors"):
-        shutil.copy(Path(other.output) / "checkpoints" / name, Path(tiny.output) / "checkpoints" / name)
+    for name in ("checkpoints/last.json", "checkpoints/last.safetensors", "topology.jsonl"):
+        shutil.copy(Path(other.output) / name, Path(tiny.output) / name)
     with pytest.raises(CheckpointError, match="another architecture"):
         train(replace(tiny, resume=True), quiet())
 

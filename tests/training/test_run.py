@@ -151,8 +151,8 @@ def test_spoilt_weights_are_never_saved(tiny_either, monkeypatch):
     """A finite gradient may overflow a weight in the last step before a checkpoint."""
     original = loop.Trainer._step
 
-    def stepping(trainer, x, y):
-        result = original(trainer, x, y)
+    def stepping(trainer, *batch):
+        result = original(trainer, *batch)
         if trainer.progress.step == 22:
             layer = trainer.method.layers[0]
             with torch.no_grad():
@@ -207,7 +207,7 @@ def test_a_non_finite_value_stops_before_weights_and_masks_change(tiny_either, m
     trainers = []
     original = loop.Trainer._step
 
-    def stepping(trainer, x, y):
+    def stepping(trainer, *batch):
         trainers.append(trainer)
         if trainer.progress.step == 15:  # the next step is an update step
             trainer.before = {k: v.clone() for k, v in trainer.net.named_parameters()}
@@ -217,7 +217,7 @@ def test_a_non_finite_value_stops_before_weights_and_masks_change(tiny_either, m
                 trainer.criterion = lambda logits, y: criterion(logits, y) * float("nan")
             else:
                 spoil_gradient(trainer.method.layers[1], alive=where == "gradient")
-        return original(trainer, x, y)
+        return original(trainer, *batch)
 
     monkeypatch.setattr(loop.Trainer, "_step", stepping)
     with pytest.raises(NonFiniteError, match=r"step 16 .*last good checkpoint: .*last\.safetensors"):

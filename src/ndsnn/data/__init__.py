@@ -3,7 +3,14 @@
 from ndsnn.data.augment import Augmentation, default_augmentation, normalise
 from ndsnn.data.events import EventAugmentation, EventData, EventSet, from_recordings
 from ndsnn.data.images import ImageData, ImageSet
-from ndsnn.data.loader import balanced_batches, batches, epoch_order, evaluation_batches, num_batches
+from ndsnn.data.loader import (
+    balanced_batches,
+    batch_sizes,
+    batches,
+    epoch_order,
+    evaluation_batches,
+    num_batches,
+)
 from ndsnn.data.registry import Row, load, overview, prepare
 from ndsnn.data.samples import SampleSet, SplitData
 from ndsnn.data.source import SOURCES, Description, Progress, Source, data_root
@@ -23,6 +30,7 @@ __all__ = [
     "Source",
     "SplitData",
     "balanced_batches",
+    "batch_sizes",
     "batches",
     "data_root",
     "default_augmentation",

@@ -11,15 +11,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tokenize
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ndsnn.data.files import Checksum, write_atomic
+from ndsnn.atomic import write_atomically
+from ndsnn.data.containers import BROKEN
+from ndsnn.data.files import Checksum
 from ndsnn.data.source import Progress
 from ndsnn.errors import DataError
+from ndsnn.parsing import read_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -92,7 +96,7 @@ def begun(target: Path, parts: Mapping[str, Part], source: str) -> dict[str, int
         source: As given to `build`.
     """
     try:
-        state = json.loads((target.with_name(target.name + ".partial") / _PROGRESS).read_bytes())
+        state = read_json(target.with_name(target.name + ".partial") / _PROGRESS)
         if state["source"] == source and state["done"].keys() == parts.keys():
             return {name: int(count) for name, count in state["done"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -160,7 +164,7 @@ def _sha256(path: Path) -> str:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomic(path, json.dumps(content, indent=1).encode())
+    write_atomically(path, json.dumps(content, indent=1).encode())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -171,7 +175,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is missing or corrupt: {error}; delete {folder} and prepare it again") from error
     if (
@@ -188,9 +192,12 @@ def _verified(path: Path, digest: str, mapped: bool) -> np.ndarray:
     try:
         checksum = Checksum("sha256", digest)
         checksum.require(checksum.of_file(path), path, remedy)
-        return np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        array = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
+    except (OSError, MemoryError, SyntaxError, tokenize.TokenError, *BROKEN) as error:
         raise DataError(f"{path} is missing or corrupt: {error}; {remedy}") from error
+    if not isinstance(array, np.ndarray):  # np.load opens archives of arrays, too
+        raise DataError(f"{path} is no single array; {remedy}")
+    return array
 
 
 def open_part(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -218,7 +225,8 @@ def open_part(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
         ) from error
     images = _verified(folder / f"{name}_images.npy", digests[0], mapped=True)
     labels = _verified(folder / f"{name}_labels.npy", digests[1], mapped=False)
-    if list(images.shape) != shape or images.dtype.name != dtype or labels.shape != images.shape[:1]:
+    fits = list(images.shape) == shape and images.dtype.name == dtype and dtype in ("uint8", "uint16")
+    if not fits or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
         raise DataError(
             f"{folder / MANIFEST} does not fit {name}_images.npy; delete {folder} and prepare it again"
         )

@@ -17,6 +17,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
+from ndsnn.data.samples import Within
 from ndsnn.errors import ConfigError, ShapeError
 
 
@@ -36,6 +37,10 @@ class Draws(NamedTuple):
     flip: Tensor | None
     row: Tensor | None
     column: Tensor | None
+
+    def part(self, first: int, count: int) -> Draws:
+        """Return the numbers of `count` images from the row `first` on."""
+        return Draws(*(None if drawn is None else drawn[first : first + count] for drawn in self))
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -94,19 +99,22 @@ class Augmentation:
             if getattr(self, key) < 0:
                 raise ConfigError(f"{key} must be 0 or more, not {getattr(self, key)}")
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator, within: Within | None = None) -> Tensor:
         """Augment a batch.
 
         Args:
             images: uint8 [N, C, H, W]; left as they are.
             generator: Source of all random numbers; the same state gives the same result on any number of threads.
+            within: Which part of a batch the images are, None where they are all of it.
 
         Returns:
             float32 [N, C, H, W], contiguous.
         """
         if images.ndim != 4:
             raise ShapeError(f"expected uint8 [N,C,H,W], not {images.dtype} {list(images.shape)}")
-        return self.apply(images, self.draw(len(images), images.shape[2], images.shape[3], generator))
+        first, count = within or Within(0, len(images))
+        draws = self.draw(count, images.shape[2], images.shape[3], generator)
+        return self.apply(images, draws.part(first, len(images)))
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """Draw the random numbers of `count` images of `height` × `width` pixels."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ndsnn.atomic import write_atomically
 from ndsnn.data import files
 from ndsnn.data.images import ImageSet, Statistics, check_labels
 from ndsnn.data.pickles import load_arrays
@@ -158,7 +159,7 @@ class Cifar(Source):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for name, (_, content) in contents.items():
-            files.write_atomic(partial / name, content)
+            write_atomically(partial / name, content)
         folder = root / self.folder
         if folder.is_dir():
             for name in names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
-import os
+import stat
 import tarfile
 import urllib.error
 import urllib.request
@@ -14,11 +14,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from ndsnn.data.containers import opened_tar
 from ndsnn.data.source import Progress
 from ndsnn.errors import DataError
 
 _BLOCK = 1 << 20
 _TIMEOUT = 30.0
+_TAR_LIMIT = 4 << 30
 
 
 class Checksum(NamedTuple):
@@ -65,8 +67,10 @@ def read_bounded(path: Path, limit: int) -> bytes:
         DataError: The file cannot be read or is larger.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path} cannot be read: it is no plain file")
         with path.open("rb") as file:
-            return _read_at_most(file, limit, path)
+            return read_at_most(file, limit, path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -79,28 +83,22 @@ def gunzip_bounded(path: Path, limit: int) -> bytes:
     """
     try:
         with gzip.open(path, "rb") as file:
-            return _read_at_most(file, limit, path)
+            return read_at_most(file, limit, path)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is corrupt or truncated: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _read_at_most(file: IO[bytes] | gzip.GzipFile, limit: int, where: object) -> bytes:
-    content = file.read(limit + 1)
-    if len(content) > limit:
+def read_at_most(file: IO[bytes] | gzip.GzipFile, limit: int, where: object) -> bytes:
+    """Read an open file of at most `limit` bytes, in blocks; DataError if it has more."""
+    blocks, left = [], limit + 1
+    while left and (block := file.read(min(left, _BLOCK))):
+        blocks.append(block)
+        left -= len(block)
+    if not left:
         raise DataError(f"{where} is not what it should be: it holds more than the expected {limit} bytes")
-    return content
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash either the old or the new content is there, never a mixture."""
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    return b"".join(blocks)
 
 
 def download(url: str, target: Path, checksum: Checksum, limit: int, progress: Progress) -> None:
@@ -178,17 +176,14 @@ def read_tar_members(archive: Path, names: Iterable[str], limit: int) -> dict[st
     """
     wanted = set(names)
     contents: dict[str, bytes] = {}
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in tar:
-                if member.name in wanted:
-                    contents[member.name] = _read_tar_member(tar, member, archive, limit)
-                if len(contents) == len(wanted):
-                    break
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{archive} is corrupt or truncated: {error}") from error
-    except OSError as error:
-        raise DataError(f"{archive} cannot be read: {error.strerror or error}") from error
+    with opened_tar(archive, _TAR_LIMIT) as tar:
+        for member in tar:
+            if member.name in contents:
+                raise DataError(f"{archive}!{member.name} is doubled; do not trust this archive")
+            if member.name in wanted:
+                contents[member.name] = _read_tar_member(tar, member, archive, limit)
+            if len(contents) == len(wanted):
+                break
     return contents
 
 
@@ -197,4 +192,4 @@ def _read_tar_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Pat
     file: IO[Any] | None = tar.extractfile(member) if member.isfile() else None
     if file is None:
         raise DataError(f"{where} is a link or a special file, not data; do not trust this archive")
-    return _read_at_most(file, limit, where)
+    return read_at_most(file, limit, where)

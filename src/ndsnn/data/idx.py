@@ -89,7 +89,10 @@ def parse_idx(content: bytes, where: object) -> np.ndarray:
             f"{where} is corrupt or truncated: its header announces {list(shape)}, {size} bytes, "
             f"but {len(content) - header} follow"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    try:
+        return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    except ValueError as error:  # sides whose product overflows, but for a side of 0
+        raise DataError(f"{where} is corrupt: its header announces {list(shape)}") from error
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ndsnn.data.samples import Augment, SampleSet
+from ndsnn.data.samples import Augment, SampleSet, Within
 from ndsnn.errors import ConfigError
+
+Part = Callable[[int], slice]
+"""Which rows of a batch of so many samples are wanted."""
 
 Batch = tuple[Tensor, Tensor]
 """Images, float32 [N, C, H, W], normalised, or frames of events [T, N, C, H, W]; labels, int64 [N]."""
@@ -32,6 +35,11 @@ def num_batches(count: int, batch_size: int, drop_last: bool = False) -> int:
     return count // batch_size if drop_last else -(-count // batch_size)
 
 
+def batch_sizes(count: int, batch_size: int) -> list[int]:
+    """Samples of each batch of `count` samples, in their order."""
+    return [min(batch_size, count - first) for first in range(0, count, batch_size)]
+
+
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """Permutation of `count` images in one epoch, int64 [count]; depends on the arguments only."""
     return torch.randperm(count, generator=_generator("order", seed, epoch))
@@ -47,6 +55,7 @@ def batches(
     start_batch: int = 0,
     drop_last: bool = False,
     prefetch: bool = True,
+    part: Part | None = None,
 ) -> Iterator[Batch]:
     """Iterate over one epoch of training batches.
 
@@ -62,6 +71,7 @@ def batches(
         drop_last: Leave out a last batch that is smaller.
         prefetch: Prepare the next batches in one background thread, which ends with the iteration, also when the
             iterator is closed or dropped early.
+        part: Which rows of each batch to deliver, augmented as they would be in the whole batch; all by default.
 
     Returns:
         Iterator over (images, labels).
@@ -78,7 +88,11 @@ def batches(
     def make(index: int) -> Batch:
         rows = order[index * batch_size : (index + 1) * batch_size]
         generator = _generator("augmentation", seed, epoch, index)
-        return augmentation(image_set.samples(rows), generator), torch.from_numpy(labels[rows])
+        if part is None:
+            return augmentation(image_set.samples(rows), generator), torch.from_numpy(labels[rows])
+        own, within = part(len(rows)), Within(part(len(rows)).start, len(rows))
+        samples = image_set.samples(rows[own])
+        return augmentation(samples, generator, within), torch.from_numpy(labels[rows[own]])
 
     indices = range(start_batch, total)
     return _prefetched(make, indices) if prefetch else (make(index) for index in indices)
@@ -120,7 +134,12 @@ def balanced_batches(
 
 
 def evaluation_batches(
-    image_set: SampleSet, batch_size: int, *, mean: tuple[float, ...], std: tuple[float, ...]
+    image_set: SampleSet,
+    batch_size: int,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    part: Part | None = None,
 ) -> Iterator[Batch]:
     """Iterate over all images in their order, normalised and nothing else.
 
@@ -129,6 +148,7 @@ def evaluation_batches(
         batch_size: Images per batch; the last one may be smaller.
         mean: Per channel, of values in [0, 1].
         std: Per channel, of values in [0, 1].
+        part: Which rows of each batch to deliver; all by default.
 
     Returns:
         Iterator over (images, labels).
@@ -138,6 +158,8 @@ def evaluation_batches(
     """
     starts = range(0, num_batches(len(image_set), batch_size) * batch_size, batch_size)
     parts = (np.arange(first, min(first + batch_size, len(image_set))) for first in starts)
+    if part is not None:
+        parts = (rows[part(len(rows))] for rows in parts)
     return ((image_set.inputs(part, mean, std), image_set.labels[part]) for part in parts)
 
 

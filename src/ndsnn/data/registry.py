@@ -194,17 +194,23 @@ def prepare(
 
     Raises:
         ConfigError: An unknown name, or `folder` without its root.
-        DataError: A download failed, or a file is missing, corrupt or mislabelled.
+        DataError: A download failed, a file is missing, corrupt or mislabelled, or the disk cannot be written.
         MissingDependencyError: An optional package is needed.
     """
     source = SOURCES[name]
     place = _place(source, root)
     settings = resolve_events(source, events or EventConfig())
-    if isinstance(source, EventSource):
-        notes = source.prepare(place, progress or _silent, settings)
-        return _row(source, place)._replace(notes=notes)
-    source.prepare(place, progress or _silent)
-    return _row(source, place)
+    notes: tuple[str, ...] = ()
+    try:
+        if isinstance(source, EventSource):
+            notes = source.prepare(place, progress or _silent, settings)
+        else:
+            source.prepare(place, progress or _silent)
+    except OSError as error:
+        raise DataError(
+            f"{name} cannot be prepared in {place}: {error}; mend this and run the command again"
+        ) from error
+    return _row(source, place)._replace(notes=notes)
 
 
 def _silent(what: str, done: int, total: int | None) -> None:

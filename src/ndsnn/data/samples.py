@@ -5,13 +5,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Augment = Callable[[Tensor, torch.Generator], Tensor]
-"""Turns the samples of a training batch into what a network is shown, by the random numbers of the generator."""
+
+class Within(NamedTuple):
+    """Which part of a batch some samples are.
+
+    Attributes:
+        first: Their first row in the batch.
+        total: Samples of the whole batch.
+    """
+
+    first: int
+    total: int
+
+
+class Augment(Protocol):
+    """Turns the samples of a training batch into what a network is shown, by the random numbers of a generator."""
+
+    def __call__(self, samples: Tensor, generator: torch.Generator, within: Within | None = None, /) -> Tensor:
+        """Augment a batch, or the part of a batch that `within` names as it would be in the whole batch."""
 
 
 class SampleSet(ABC):

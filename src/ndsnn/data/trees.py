@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Protocol
 
+from ndsnn.data.containers import BROKEN, zip_problem
 from ndsnn.data.files import Checksum, read_bounded
 from ndsnn.errors import DataError
 
@@ -97,7 +97,7 @@ class ZipTree:
             checksum.require(self._digest, archive, remedy)
         try:
             self._zip = zipfile.ZipFile(archive)
-        except (zipfile.BadZipFile, OSError) as error:
+        except (*BROKEN, OSError) as error:
             raise DataError(f"{archive} is corrupt or truncated: {error}; {remedy}") from error
         self._members = self._check(self._zip.infolist())
 
@@ -112,7 +112,7 @@ class ZipTree:
         try:
             with self._zip.open(self._members[name]) as file:
                 content = file.read(self._limit + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        except (*BROKEN, OSError) as error:
             raise DataError(f"{self.locate(name)} is corrupt or truncated: {error}") from error
         if len(content) > self._limit:
             raise DataError(f"{self.locate(name)} is refused: it holds more than {self._limit} bytes")
@@ -139,12 +139,12 @@ class ZipTree:
                 raise DataError(f"{where} is refused: its name leads outside {self._top}")
             if info.file_size > self._limit:
                 raise DataError(f"{where} is refused: {info.file_size} bytes are more than {self._limit}")
-            if info.flag_bits & 1:
-                raise DataError(f"{where} is refused: it is encrypted")
             if info.is_dir():
                 continue
             name = info.filename.removeprefix(self._top)
             if name in members:
                 raise DataError(f"{where} is refused: two members have this name")
             members[name] = info
+        if problem := zip_problem(infos):
+            raise DataError(f"{self._archive} is refused: {problem}")
         return members

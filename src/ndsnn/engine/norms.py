@@ -6,6 +6,9 @@ With y the current without bias, b the bias, k = α·ϑ of a threshold-dependent
 
 m and v are mean and variance of y over all n values of a channel in training; in evaluation running_mean − b and
 running_var, constants to the gradient. All vectors here are float64.
+
+Where the batch of a norm is spread over several processes, the sums behind m and v, and those of the way back
+that ∂L/∂y depends on, are of all of them; ∂L/∂γ and ∂L/∂β are of its own samples, as for all parameters.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ndsnn.engine.ops import Affine
-from ndsnn.errors import ShapeError
 from ndsnn.models.layers import ThresholdBatchNorm2d
+from ndsnn.models.norm_statistics import move_running_statistics, ranks_of, require_statistics
+from ndsnn.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class NormedSynapse:
         beta: β [C].
         factor: k.
         values: n where m and v are those of the batch, None where they are constants.
+        ranks: The processes that the batch is spread over.
     """
 
     mean: Tensor
@@ -78,6 +83,7 @@ class NormedSynapse:
     beta: Tensor
     factor: float
     values: int | None
+    ranks: Ranks = ALONE
 
     @property
     def affine(self) -> Affine:
@@ -102,9 +108,16 @@ class NormedSynapse:
         if self.values is None:
             affine, bias = (scale, zero, zero), scale * sum_gx
         else:
-            by_y = -scale * self.inverse_std * sum_gx_normed / self.values
-            affine, bias = (scale, by_y, -scale * sum_gx / self.values - by_y * self.mean), zero
+            all_gx, all_gx_normed = self._over_ranks(sum_gx, sum_gx_normed)
+            by_y = -scale * self.inverse_std * all_gx_normed / self.values
+            affine, bias = (scale, by_y, -scale * all_gx / self.values - by_y * self.mean), zero
         return SynapseGradient(affine, self.factor * sum_gx_normed, sum_gx, bias)
+
+    def _over_ranks(self, *sums: Tensor) -> tuple[Tensor, ...]:
+        """Return sums [C] each over the samples of all processes."""
+        if self.ranks.alone:
+            return sums
+        return self.ranks.sum_(torch.stack(sums), "norms").unbind(0)
 
 
 def uses_batch_statistics(norm: nn.Module) -> bool:
@@ -129,16 +142,17 @@ def normed_by_batch(
         ShapeError: There is one value per channel.
     """
     assert isinstance(norm, _BatchNorm)
-    if values == 1:
-        raise ShapeError(
-            f"{type(norm).__name__} cannot take statistics of one value per channel; "
-            "train with a larger batch, or call eval() first"
-        )
+    ranks = ranks_of(norm)
+    if not ranks.alone:
+        own = torch.tensor([float(values)], dtype=torch.float64)
+        whole = ranks.sum_(torch.cat([sum_y, sum_y2, own]), "norms")
+        (sum_y, sum_y2), values = whole[:-1].view(2, -1).unbind(0), int(whole[-1])
+    require_statistics(norm, values)
     mean = sum_y / values
     variance = (sum_y2 / values - mean.square()).clamp(min=0)
     if norm.training and norm.running_mean is not None:
-        _move_running_statistics(norm, mean + _float64(bias, len(mean), 0.0), variance * (values / (values - 1)))
-    return _normed(norm, mean, variance, values)
+        move_running_statistics(norm, mean + _float64(bias, len(mean), 0.0), variance * (values / (values - 1)))
+    return _normed(norm, mean, variance, values, ranks)
 
 
 def normed_by_constants(norm: nn.Module, bias: Tensor | None) -> NormedSynapse:
@@ -150,25 +164,14 @@ def normed_by_constants(norm: nn.Module, bias: Tensor | None) -> NormedSynapse:
     return _normed(norm, mean, norm.running_var.double(), None)
 
 
-def _normed(norm: _BatchNorm, mean: Tensor, variance: Tensor, values: int | None) -> NormedSynapse:
+def _normed(
+    norm: _BatchNorm, mean: Tensor, variance: Tensor, values: int | None, ranks: Ranks = ALONE
+) -> NormedSynapse:
     factor = norm.alpha * norm.v_threshold if isinstance(norm, ThresholdBatchNorm2d) else 1.0
     gamma, beta = (norm.weight, norm.bias) if norm.affine else (None, None)
     gain = factor * _float64(gamma, len(mean), 1.0)
-    return NormedSynapse(mean, (variance + norm.eps).rsqrt(), gain, _float64(beta, len(mean), 0.0), factor, values)
-
-
-def _move_running_statistics(norm: _BatchNorm, mean: Tensor, unbiased_variance: Tensor) -> None:
-    """Do running += momentum·(new − running); without a momentum, keep the mean over all batches."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    momentum = norm.momentum
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if momentum is None:
-            momentum = 1 / int(norm.num_batches_tracked)
-    weight = momentum or 0.0
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), weight)
-    norm.running_var.lerp_(unbiased_variance.to(norm.running_var.dtype), weight)
+    inverse_std, shift = (variance + norm.eps).rsqrt(), _float64(beta, len(mean), 0.0)
+    return NormedSynapse(mean, inverse_std, gain, shift, factor, values, ranks)
 
 
 def _float64(vector: Tensor | None, channels: int, otherwise: float) -> Tensor:

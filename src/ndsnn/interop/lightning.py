@@ -12,7 +12,7 @@ from ndsnn.errors import CheckpointError, ConfigError, MissingDependencyError, S
 from ndsnn.sparse.compressed import CompressedModule
 from ndsnn.sparse.handle import parameters_of
 from ndsnn.sparse.methods import LTH, SparseTraining, accepted_settings, methods
-from ndsnn.sparse.methods.snip import SNIP
+from ndsnn.sparse.methods.pruning.snip import SNIP
 from ndsnn.sparse.topology import sparse_layers
 
 try:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ndsnn.errors import ConfigError, ShapeError
+from ndsnn.models.norm_statistics import ranks_of, require_statistics, spread_batch_norm
 
 
 def _per_step(
@@ -61,16 +62,24 @@ class BatchNorm2d(nn.BatchNorm2d):
     y = γ·x̂ + β with x̂ = (x − mean) / √(var + eps).
     """
 
+    @property
+    def gain(self) -> Tensor | None:
+        """What x̂ is multiplied by [C]: γ."""
+        return self.weight if self.affine else None
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; raises ShapeError for other axes, or in training if there is one value per channel."""
-        if self.training and x.numel() == self.num_features:
-            raise ShapeError(
-                f"{type(self).__name__} cannot take statistics of one value per channel, got {list(x.shape)}; "
-                "train with a larger batch, or call eval() first"
-            )
+        if self.training and ranks_of(self).alone:
+            require_statistics(self, x.numel() // self.num_features)
         return _per_step(self, x, ("N", self.num_features, "H", "W"), self._normalise)
 
     def _normalise(self, x: Tensor) -> Tensor:
+        ranks = ranks_of(self)
+        if self.training and not ranks.alone:
+            return spread_batch_norm(x, self, self.gain, ranks)
+        return self._normalise_alone(x)
+
+    def _normalise_alone(self, x: Tensor) -> Tensor:
         return super().forward(x)
 
 
@@ -105,12 +114,17 @@ class ThresholdBatchNorm2d(BatchNorm2d):
         self.alpha = float(alpha)
         self.v_threshold = float(v_threshold)
 
-    def _normalise(self, x: Tensor) -> Tensor:
+    @property
+    def gain(self) -> Tensor:
+        """What x̂ is multiplied by [C]: γ·α·ϑ."""
+        return self.weight * (self.alpha * self.v_threshold)
+
+    def _normalise_alone(self, x: Tensor) -> Tensor:
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        gamma = self.weight * (self.alpha * self.v_threshold)
+        momentum = self.momentum or 0.0
         return functional.batch_norm(
-            x, self.running_mean, self.running_var, gamma, self.bias, self.training, self.momentum or 0.0, self.eps
+            x, self.running_mean, self.running_var, self.gain, self.bias, self.training, momentum, self.eps
         )
 
     def extra_repr(self) -> str:

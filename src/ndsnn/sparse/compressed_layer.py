@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ndsnn.errors import NotSparsifiedError, SparsityError
+from ndsnn.ranks import present_ranks
 from ndsnn.sparse.bits import pack_positions
 from ndsnn.sparse.compressed import CompressedModule, DenseGradientSink, Move
 from ndsnn.sparse.growth import GrowthStream, best_without_gradient, current_backward_pass
@@ -77,7 +78,7 @@ class CompressedLayer(SparseLayer):
             if not wanted():
                 return None
             self._require_first_pass()
-            self._stream = GrowthStream(self.name, self.module, limit(), score)
+            self._stream = GrowthStream(self.name, self.module, limit(), score, present_ranks())
             return self._stream
 
         # Python's garbage collector can't see what a tensor's hook refers to.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ndsnn.errors import NonFiniteError, SparsityError
+from ndsnn.ranks import ALONE, Ranks
 from ndsnn.sparse.compressed import CompressedModule
 from ndsnn.sparse.handle import GrowthScore
 from ndsnn.sparse.selection import largest
@@ -105,22 +106,32 @@ def best_without_gradient(module: CompressedModule, count: int, score: GrowthSco
 
 
 def _blocks(places: _Places) -> Iterator[tuple[int, int]]:
-    step = max(1, min(_BLOCK_PLACES // places.per_channel, places.channels // _BLOCKS))
+    step = _channels_at_once(places)
     for first in range(0, places.channels, step):
         yield first, min(first + step, places.channels)
 
 
+def _channels_at_once(places: _Places) -> int:
+    return max(1, min(_BLOCK_PLACES // places.per_channel, places.channels // _BLOCKS))
+
+
 class GrowthStream:
     """The dense gradient of one layer in one backward pass, of which only what may grow is kept: a sink.
+
+    Where several ranks train, the mean of their gradients is scored. It is taken in blocks of channels that depend
+    on the layer alone, however the engine cuts the gradient into pieces, so that all ranks take the same.
 
     Args:
         name: The layer, for messages.
         module: The layer's module.
         limit: How many candidates to keep.
         score: Scores inactive places.
+        ranks: Those whose gradients count.
     """
 
-    def __init__(self, name: str, module: CompressedModule, limit: int, score: GrowthScore) -> None:
+    def __init__(
+        self, name: str, module: CompressedModule, limit: int, score: GrowthScore, ranks: Ranks = ALONE
+    ) -> None:
         self.name, self.limit = name, min(limit, module.size - module.nnz)
         self.finite = True
         self.alive_gradient = torch.zeros_like(module.weight.detach())
@@ -128,13 +139,14 @@ class GrowthStream:
         self.backward_pass = current_backward_pass()
         self._places, self._score = _Places(module), score
         self._candidates = Candidates(self.limit, module.weight.device)
-        self._next_channel = 0
+        self._next_channel = self._taken = 0
         self._refusal: NonFiniteError | None = None
+        self._ranks, self._waiting, self._filled = ranks, torch.empty(0), 0
 
     @property
     def complete(self) -> bool:
         """Whether all output channels have come."""
-        return self._next_channel == self._places.channels
+        return self._taken == self._places.channels
 
     @torch.no_grad()
     def __call__(self, first_channel: int, gradient: Tensor) -> None:
@@ -155,6 +167,31 @@ class GrowthStream:
                 f"channels from {first_channel} on; those from {self._next_channel} of {places.channels} come next"
             )
         self._next_channel = last
+        if self._ranks.alone:
+            self._take(first_channel, last, flat)
+        else:
+            self._average(flat)
+
+    def _average(self, flat: Tensor) -> None:
+        """Put a piece behind those that wait, and take the mean over ranks of all blocks that are whole."""
+        places, begin = self._places, 0
+        while begin < len(flat):
+            first = self._taken
+            last = min(first + _channels_at_once(places), places.channels)
+            whole = (last - first) * places.per_channel
+            if not len(self._waiting):
+                self._waiting, self._filled = flat.new_empty(whole), 0
+            count = min(whole - self._filled, len(flat) - begin)
+            self._waiting[self._filled : self._filled + count] = flat[begin : begin + count]
+            self._filled += count
+            begin += count
+            if self._filled == whole:
+                self._take(first, last, self._ranks.average_(self._waiting, "growth"))
+                self._waiting = flat.new_empty(0)
+
+    def _take(self, first_channel: int, last: int, flat: Tensor) -> None:
+        """Look at the gradient of channels `first_channel` … `last` − 1."""
+        places, self._taken = self._places, last
         self.finite = self.finite and bool(torch.isfinite(flat).all())
         own, alive = places.alive(first_channel, last)
         self.alive_gradient[own] = flat[alive]

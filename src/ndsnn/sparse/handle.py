@@ -109,12 +109,12 @@ class SparseLayer(ABC):
             score: Scores places during the backward pass, where the dense gradient is not kept until the step.
 
         Raises:
-            SparsityError: The weight is frozen.
+            SparsityError: The weight is frozen, or sharded over processes.
         """
 
     @abstractmethod
     def require_finite_gradient(self) -> None:
-        """Check that the dense gradient of this step is there and finite.
+        """Check that the dense gradient of this step is there and finite; of several ranks it is their mean.
 
         Raises:
             SparsityError: No backward pass has filled it.
@@ -149,6 +149,11 @@ class SparseLayer(ABC):
         """Put inactive weights and their optimizer state back to 0, whatever moved them."""
 
     def _require_trained(self) -> None:
+        if hasattr(self.weight, "device_mesh"):
+            raise SparsityError(
+                f"the weight of layer {self.name!r} is sharded over processes (a DTensor), and a topology update "
+                f"needs all of it; train with data parallelism (DistributedDataParallel, or ndsnn train)"
+            )
         if not self.weight.requires_grad:
             raise SparsityError(
                 f"layer {self.name!r} is frozen (requires_grad=False); unfreeze it, "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ndsnn.errors import NotSparsifiedError, SparsityError
+from ndsnn.ranks import present_ranks
 from ndsnn.sparse.bits import pack_mask
 from ndsnn.sparse.handle import GrowthScore, SparseLayer, set_gradient_hook
 from ndsnn.sparse.selection import largest
@@ -33,6 +34,7 @@ class MaskedLayer(SparseLayer):
         super().__init__(name, module)
         self._dense_gradient: Tensor | None = None
         self._accumulated: tuple[Tensor, int] | None = None
+        self._averaged = False
         self._wanted: Callable[[], bool] = bool
 
     @property
@@ -113,6 +115,7 @@ class MaskedLayer(SparseLayer):
         Accumulating changes `grad` once; `zero_grad` in between changes it once more and begins a new sum.
         """
         before, version = self._accumulated or (None, 0)
+        self._averaged = False
         if self._dense_gradient is not None and before is gradient and gradient._version == version + 1:
             # Alive places of `gradient` hold the running sum already, the others this micro-batch alone.
             self._dense_gradient = torch.where(self.mask, gradient, self._dense_gradient + gradient)
@@ -120,9 +123,12 @@ class MaskedLayer(SparseLayer):
             self._dense_gradient = gradient.detach().clone()
 
     def require_finite_gradient(self) -> None:
-        """Check that the dense gradient of this step is there and finite."""
+        """Check that the dense gradient of this step, the mean over all ranks, is there and finite."""
         if self._dense_gradient is None:
             raise self._no_gradient()
+        if not self._averaged:
+            self._dense_gradient = present_ranks().average_(self._dense_gradient.contiguous(), "growth")
+            self._averaged = True
         if not bool(torch.isfinite(self._dense_gradient).all()):
             raise self._not_finite()
 

@@ -8,7 +8,8 @@ For each sparse weight `<key>` of the state dict the file has
                       neither where every weight is alive
 
 and every other tensor of the state dict under its own key. The file's metadata entry "ndsnn" is JSON: format,
-version, layers, distribution and how the network was built, so that `load` can build it again. No pickle.
+version, layers, distribution and how the network was built, so that `load` can build it again, and the SHA-256 of
+the file (`ndsnn.checksums`). No pickle.
 """
 
 from __future__ import annotations
@@ -29,14 +30,19 @@ from torch import Tensor, nn
 
 from ndsnn import models
 from ndsnn.atomic import write_atomically
+from ndsnn.checksums import seal_holds, sealed
 from ndsnn.errors import CheckpointError, NdsnnError
-from ndsnn.sparse.bits import pack_positions, unpack_positions
-from ndsnn.sparse.compressed import CompressedModule, topology_problem
+from ndsnn.parsing import parse_json
+from ndsnn.sparse.compressed import CompressedModule
+from ndsnn.sparse.packing import mask_of, pack_values, scatter, unpack_values
 from ndsnn.sparse.sparsify import Distribution, record_distribution, recorded_distribution
 from ndsnn.sparse.topology import is_sparse, make_plain, make_sparse, maskable_modules, sparse_layers
 
 FORMAT = "ndsnn-sparse"
 VERSION = 1
+
+BROKEN_TENSORS = (safetensors.SafetensorError, ValueError, LookupError, TypeError, RuntimeError)
+"""What reading a file raises that is no safetensors file, or has types or shapes that torch does not have."""
 
 
 def save(net: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
@@ -52,9 +58,12 @@ def save(net: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = Non
     """
     tensors, header = pack_network(net)
     header["notes"] = dict(notes or {})
-    data = safetensors.torch.save(tensors, metadata={"ndsnn": json.dumps(header)})
+
+    def file(digits: str) -> bytes:
+        return safetensors.torch.save(tensors, metadata={"ndsnn": json.dumps(header | {"sha256": digits})})
+
     try:
-        write_atomically(Path(path), data)
+        write_atomically(Path(path), sealed(file))
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -87,27 +96,35 @@ def read_sparse_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors and header of a sparse file.
 
     Raises:
-        CheckpointError: It is missing, broken or of another format.
+        CheckpointError: It is missing, broken or of another format, or its checksum does not agree.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("ndsnn", "null"))
+            header = parse_json((file.metadata() or {}).get("ndsnn", "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    # A header may be nested too deeply, and safetensors knows types that torch does not have.
-    except (safetensors.SafetensorError, ValueError, OSError, RecursionError, LookupError, TypeError) as error:
+    except (OSError, *BROKEN_TENSORS) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but no sparse network of ndsnn")
     if header.get("version") != VERSION:
         raise CheckpointError(f"{path} has format version {header.get('version')}; this ndsnn reads {VERSION}")
-    if problem := _header_problem(header):
+    if problem := header_problem(header):
         raise CheckpointError(f"{path}: its header is malformed ({problem})")
+    if "sha256" in header and not seal_holds(_content(path), header["sha256"]):
+        raise CheckpointError(f"{path} was altered after it was written; its checksum does not agree")
     return tensors, header
 
 
-def _header_problem(header: Mapping[str, Any]) -> str | None:
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def header_problem(header: Mapping[str, Any]) -> str | None:
     """Say what is wrong with the entries of a header; None if nothing is."""
     layers = header.get("layers")
     if not isinstance(layers, dict):
@@ -157,6 +174,15 @@ def unpack_network(net: nn.Module, tensors: Mapping[str, Tensor], header: Mappin
         CheckpointError: Something is missing, malformed or belongs to another network.
     """
     return _unpack(net, _parse(tensors, header))
+
+
+def build_network(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> nn.Module:
+    """Build the network that a header of the format above describes, of the size that the tensors account for.
+
+    Raises:
+        CheckpointError: It cannot be built, is another one, or does not fit into the memory of this machine.
+    """
+    return _build(header["architecture"], _parse(tensors, header))
 
 
 class _Contents(NamedTuple):
@@ -236,7 +262,7 @@ def _fill(
             if positions is not None:
                 state[f"{key.removesuffix('weight')}positions"] = positions
         else:
-            masks[key] = _mask(positions, shapes[key])
+            masks[key] = mask_of(positions, shapes[key])
             state[key] = scatter(values, masks[key])
     net.load_state_dict(state)
     for name, module in modules.items():
@@ -274,64 +300,6 @@ def _dense_description(net: nn.Module) -> dict[str, tuple[tuple[int, ...], torch
         for key, value in net.state_dict().items()
         if not _is_index(key, compressed)
     }
-
-
-def pack_weight(key: str, weight: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Return the alive values of a dense weight and, where some are not alive, their places."""
-    return pack_values(key, weight.detach()[mask], mask.flatten().nonzero().flatten(), mask.numel())
-
-
-def pack_values(key: str, values: Tensor, positions: Tensor, size: int) -> dict[str, Tensor]:
-    """Return alive values [nnz] and, unless all of `size` places are alive, their ascending positions [nnz]."""
-    tensors = {f"{key}.values": values.detach().cpu()}
-    alive, wide = len(values), size >= 2**31
-    if alive == size:
-        return tensors
-    if alive * (8 if wide else 4) < (size + 7) // 8:
-        tensors[f"{key}.positions"] = positions.to("cpu", torch.int64 if wide else torch.int32)
-    else:
-        tensors[f"{key}.bitmask"] = pack_positions(positions, size)
-    return tensors
-
-
-def unpack_weight(key: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the dense weight and the mask of `shape` that `pack_weight` packed; raises as `unpack_values`."""
-    values, positions = unpack_values(key, shape, tensors)
-    mask = _mask(positions, shape)
-    return scatter(values, mask), mask
-
-
-def unpack_values(key: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Return the alive values [nnz] that `pack_values` packed and their positions [nnz], None where all are alive.
-
-    Raises:
-        CheckpointError: Parts are missing or contradict each other.
-    """
-    values = tensors.get(f"{key}.values")
-    if values is None or values.ndim != 1 or any(n < 0 for n in shape):
-        raise CheckpointError(f"the alive values of {key!r} are missing or malformed")
-    positions, bits = tensors.get(f"{key}.positions"), tensors.get(f"{key}.bitmask")
-    if bits is not None:
-        positions = unpack_positions(bits, shape)
-    alive = math.prod(shape) if positions is None else positions.numel()
-    if alive != len(values):
-        raise CheckpointError(f"{key!r} has {len(values)} values for {alive} alive places")
-    if problem := topology_problem(values, positions, shape):
-        raise CheckpointError(f"{key!r}: {problem}")
-    return values, positions
-
-
-def scatter(values: Tensor, mask: Tensor) -> Tensor:
-    """Return a dense tensor with `values` [nnz] where `mask` is true and 0 elsewhere."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter_(mask, values)
-
-
-def _mask(positions: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-    if positions is None:
-        return torch.ones(shape, dtype=torch.bool)
-    mask = torch.zeros(math.prod(shape), dtype=torch.bool)
-    mask[positions] = True
-    return mask.view(shape)
 
 
 def _require_same_tensors(

@@ -39,7 +39,9 @@ class Engine:
         return f"{what}, because {self.reason}"
 
 
-def put_on_engine(net: nn.Module, engine: str, memory: str, precision: str = "fp32") -> tuple[nn.Module, Engine]:
+def put_on_engine(
+    net: nn.Module, engine: str, memory: str, precision: str = "fp32", plain: str | None = None
+) -> tuple[nn.Module, Engine]:
     """Return the network as it is computed: accelerated, or as it is.
 
     Args:
@@ -48,6 +50,7 @@ def put_on_engine(net: nn.Module, engine: str, memory: str, precision: str = "fp
             machine.
         memory: "auto", "store" or "recompute".
         precision: "fp32" or "mixed".
+        plain: A setting that only plain PyTorch has, or None.
 
     Raises:
         ConfigError: The native engine was asked for and can't compute this, or `memory` or `precision` needs it
@@ -55,7 +58,11 @@ def put_on_engine(net: nn.Module, engine: str, memory: str, precision: str = "fp
         MissingDependencyError: The environment variable NDSNN_BACKEND asks for it and it is not there.
     """
     name, reason = engine, "it was asked for"
-    if engine == "auto":
+    if plain is not None:
+        if engine == "native":
+            raise ConfigError(f"engine native has no {plain}; use engine auto or reference, or leave that out")
+        name, reason = "reference", f"{plain} was asked for"
+    elif engine == "auto":
         choice = choose_backend("auto", "fp32", torch.float32)
         name, reason = choice.name, choice.reason
     if name == "native":

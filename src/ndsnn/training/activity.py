@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ndsnn.engine import Accelerated
 from ndsnn.neurons import LIF
+from ndsnn.ranks import Ranks
 from ndsnn.sparse.topology import maskable_modules, weight_shape
 from ndsnn.training.costs import operations
 
@@ -75,9 +76,12 @@ class ActivityMeter:
         self.synapses = {name: SynapseActivity() for name in self._modules}
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count every forward pass inside the `with` block."""
+    def counting(self, enabled: bool = True) -> Iterator[None]:
+        """Count every forward pass inside the `with` block, or none of them."""
         self._unfed.clear()
+        if not enabled:
+            yield
+            return
         if isinstance(self._net, Accelerated):
             self._net.observer = self
             try:
@@ -113,6 +117,17 @@ class ActivityMeter:
         for name, counts in self._pending.items():
             self.synapses[name].operations += operations(self._modules[name], counts)
         self._pending.clear()
+
+    def sum_over(self, ranks: Ranks) -> None:
+        """Add up the counts of all ranks, each of which calls this."""
+        if ranks.alone:
+            return
+        self.flush()
+        own = [number for n in self.neurons.values() for number in (n.spikes, n.chances)]
+        own += [number for s in self.synapses.values() for number in (s.operations, not s.spiking)]
+        numbers = iter(ranks.sum_(torch.tensor(own, dtype=torch.int64, device=ranks.device), "control").tolist())
+        self.neurons = {name: NeuronActivity(next(numbers), next(numbers)) for name in self.neurons}
+        self.synapses = {name: SynapseActivity(next(numbers), not next(numbers)) for name in self.synapses}
 
     @property
     def firing_rate(self) -> float:

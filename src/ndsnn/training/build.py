@@ -19,6 +19,7 @@ from ndsnn.sparse.distributions import check_sparsity
 from ndsnn.sparse.methods import LTH, ConstantSparsity, Dense, SparseTraining, accepted_settings, methods
 from ndsnn.sparse.sparsify import sparsify
 from ndsnn.training.acceleration import Engine, put_on_engine
+from ndsnn.training.device import needs_plain_torch, place
 from ndsnn.training.lottery.plan import SETTINGS as LOTTERY_SETTINGS
 from ndsnn.training.lottery.plan import LotteryPlan, plan_lottery
 from ndsnn.training.timeline import OneRound, Timeline
@@ -68,7 +69,10 @@ def build(config: TrainConfig) -> Parts:
     net = build_model(config.model, images.num_classes, images.channels, images.image_size)
     generator = torch.Generator().manual_seed(config.seed)
     sparsify(net, initial, config.method.distribution, config.method.dense_layers, generator)
-    net, engine = put_on_engine(net, config.engine, config.memory, config.precision)
+    plain = needs_plain_torch(config)
+    net, engine = put_on_engine(net, config.engine, config.memory, config.precision, plain)
+    if plain:
+        place(net, config)
     optimizer = build_optimizer(config, net)
     steps_per_epoch = data.num_batches(len(images.train), config.batch_size)
     settings = method_settings(config, method_class)

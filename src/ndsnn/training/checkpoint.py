@@ -7,10 +7,9 @@ safetensors file of the directory whose checksums agree, newest first, so a kill
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from ndsnn.atomic import sync_directory, write_temporary
+from ndsnn.checksums import sha256
 from ndsnn.errors import CheckpointError, SparsityError
+from ndsnn.parsing import read_json
+from ndsnn.ranks import Ranks
 from ndsnn.sparse.compressed import CompressedModule
 from ndsnn.sparse.handle import parameters_of
 from ndsnn.sparse.methods import SparseTraining
-from ndsnn.sparse.storage import compressed_modules, pack_network, unpack_network
+from ndsnn.sparse.storage import BROKEN_TENSORS, compressed_modules, pack_network, unpack_network
 from ndsnn.sparse.topology import sparse_layers
 
 FORMAT = "ndsnn-checkpoint"
 VERSION = 1
+NEW = ".tmp"
+"""End of the name of a file that is being written."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class Checkpoint:
         state: All else, JSON-able.
         path: The file it was read from.
         skipped: What was wrong with newer files that could not be used, a sentence each.
+        unsettled: Whether a kill came before its files had their names.
     """
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
     path: Path
     skipped: tuple[str, ...] = ()
+    unsettled: bool = False
 
 
 def save_checkpoint(directory: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
@@ -58,61 +64,80 @@ def save_checkpoint(directory: Path, tensors: Mapping[str, Tensor], state: Mappi
         CheckpointError: It cannot be written; the old checkpoint is as it was.
     """
     data = safetensors.torch.save(dict(tensors))
-    manifest = {"format": FORMAT, "version": VERSION, "sha256": _sha256(data), "state": dict(state)}
-    text = json.dumps(manifest | {"self": _sha256(_canonical(manifest))}, indent=1).encode()
-    last, previous = directory / "last", directory / "previous"
+    manifest = {"format": FORMAT, "version": VERSION, "sha256": sha256(data), "state": dict(state)}
+    text = json.dumps(manifest | {"self": sha256(_canonical(manifest))}, indent=1).encode()
+    last = directory / "last"
     new: list[Path] = []
     try:
-        directory.mkdir(exist_ok=True)
         for suffix, content in ((".safetensors", data), (".json", text)):
             new.append(write_temporary(last.with_suffix(suffix), content))
         sync_directory(directory)
     except OSError as error:
         for temporary in new:
             temporary.unlink(missing_ok=True)
+        kept = "the one before it is untouched: mend this and go on with --resume"
+        if not directory.is_dir():
+            kept = "the directory is gone, and the checkpoints in it with it"
         raise CheckpointError(
-            f"cannot write a checkpoint in {directory}: {error.strerror or error}; the one before it is untouched"
+            f"cannot write a checkpoint in {directory}: {error.strerror or error}; {kept}"
         ) from error
     try:
-        for suffix in (".json", ".safetensors"):
-            if last.with_suffix(suffix).exists():
-                os.replace(last.with_suffix(suffix), previous.with_suffix(suffix))
-        for temporary in new:
-            os.replace(temporary, temporary.with_suffix(""))
-        sync_directory(directory)
+        _exchange(directory)
     except OSError as error:
         raise CheckpointError(f"cannot rename a checkpoint in {directory}: {error.strerror or error}") from error
     return last.with_suffix(".safetensors")
 
 
-def load_checkpoint(directory: Path) -> Checkpoint:
+def load_checkpoint(
+    directory: Path, problem_of: Callable[[Mapping[str, Any]], str | None] = lambda state: None
+) -> Checkpoint:
     """Read the newest checkpoint whose checksums agree.
+
+    Args:
+        directory: Where they are.
+        problem_of: Says by its state why a checkpoint that is whole cannot be used; None where it can.
 
     Raises:
         CheckpointError: There is none.
     """
     problems: list[str] = []
-    manifests = [
-        m
-        for name in ("last.json.tmp", "last.json", "previous.json")
-        if (m := _manifest(directory / name, problems))
-    ]
-    manifests.sort(key=lambda manifest: manifest["state"]["step"], reverse=True)
+    of_previous: list[str] = []  # of no interest where a newer one is good
+    names = {f"last.json{NEW}": problems, "last.json": problems, "previous.json": of_previous}
+    manifests = [(name, m) for name, notes in names.items() if (m := _manifest(directory / name, notes))]
+    manifests.sort(key=lambda named: named[1]["state"]["step"], reverse=True)
     files: dict[str, tuple[Path, bytes]] = {}
     for path in _tensor_files(directory):
         try:
             data = path.read_bytes()
-        except OSError as error:
-            problems.append(f"{path.name} cannot be read ({error.strerror or error})")
+        except (OSError, MemoryError) as error:
+            notes = of_previous if path.name.startswith("previous") else problems
+            notes.append(f"{path.name} cannot be read ({getattr(error, 'strerror', None) or error!r})")
         else:
-            files[_sha256(data)] = (path, data)
-    for manifest in manifests:
-        if manifest["sha256"] in files:
+            files[sha256(data)] = (path, data)
+    for name, manifest in manifests:
+        state = manifest["state"]
+        if name == "previous.json":
+            problems += of_previous
+        if manifest["sha256"] not in files:
+            problems.append(
+                f"no tensors in {directory} fit {name}, of step {state['step']} (truncated or altered)"
+            )
+        elif problem := problem_of(state):
+            problems.append(problem)
+        else:
             path, data = files[manifest["sha256"]]
-            tensors = safetensors.torch.load(data)
-            return Checkpoint(tensors, manifest["state"], path, tuple(problems))
-        problems.append(f"no tensors in {directory} fit the manifest of step {manifest['state']['step']}")
-    raise CheckpointError(f"no usable checkpoint in {directory}: {'; '.join(problems) or 'there is none'}")
+            unsettled = name.endswith(NEW) or path.name.endswith(NEW)
+            try:
+                return Checkpoint(safetensors.torch.load(data), state, path, tuple(problems), unsettled)
+            except BROKEN_TENSORS as error:
+                problems.append(f"{path.name} is no safetensors file: {error}")
+    problems += [note for note in of_previous if note not in problems]
+    if not problems:
+        raise CheckpointError(f"no usable checkpoint in {directory}: there is none")
+    raise CheckpointError(
+        f"no usable checkpoint in {directory}: {'; '.join(problems)}; bring these files back from a copy, or "
+        f"begin the run again with --overwrite"
+    )
 
 
 def has_checkpoint(directory: Path) -> bool:
@@ -121,17 +146,42 @@ def has_checkpoint(directory: Path) -> bool:
     return any((directory / name).is_file() for name in names)
 
 
-def set_aside_broken(directory: Path, good: Checkpoint) -> None:
-    """Rename the pair `last` to `broken`, so that the next save does not push a good `previous` out by it."""
-    if good.path.name == "previous.safetensors":
-        for suffix in (".json", ".safetensors"):
-            last = directory / f"last{suffix}"
-            if last.exists():
-                os.replace(last, directory / f"broken{suffix}")
+def settle(directory: Path, good: Checkpoint) -> None:
+    """Give the files of a checkpoint that was loaded their names, so that the next save does not push it out.
+
+    What a kill has left half renamed is renamed; where `good` is the previous one, the pair `last` is set aside as
+    `broken`.
+
+    Raises:
+        CheckpointError: They cannot be renamed.
+    """
+    try:
+        if good.unsettled:
+            _exchange(directory)
+        elif good.path.name == "previous.safetensors":
+            for suffix in (".json", ".safetensors"):
+                last = directory / f"last{suffix}"
+                if last.exists():
+                    os.replace(last, directory / f"broken{suffix}")
+        for half_written in directory.glob(f"last.*{NEW}"):
+            half_written.unlink()
+    except OSError as error:
+        raise CheckpointError(f"cannot rename a checkpoint in {directory}: {error.strerror or error}") from error
+
+
+def _exchange(directory: Path) -> None:
+    """Rename the pair `last` to `previous` and the new one to `last`; called again after a kill, it goes on."""
+    new = [suffix for suffix in (".json", ".safetensors") if (directory / f"last{suffix}{NEW}").exists()]
+    for suffix in new:
+        if (directory / f"last{suffix}").exists():
+            os.replace(directory / f"last{suffix}", directory / f"previous{suffix}")
+    for suffix in reversed(new):
+        os.replace(directory / f"last{suffix}{NEW}", directory / f"last{suffix}")
+    sync_directory(directory)
 
 
 def _tensor_files(directory: Path) -> Iterator[Path]:
-    for name in ("last.safetensors.tmp", "previous.safetensors", "last.safetensors"):
+    for name in (f"last.safetensors{NEW}", "previous.safetensors", "last.safetensors"):
         if (directory / name).is_file():
             yield directory / name
 
@@ -139,9 +189,9 @@ def _tensor_files(directory: Path) -> Iterator[Path]:
 def _manifest(path: Path, problems: list[str]) -> dict[str, Any] | None:
     """Return a manifest that agrees with its own checksum, or None and a sentence in `problems`."""
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path)
         checksum = manifest.pop("self")
-        intact = checksum == _sha256(_canonical(manifest)) and isinstance(manifest["state"]["step"], int)
+        intact = checksum == sha256(_canonical(manifest)) and type(manifest["state"]["step"]) is int
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -151,18 +201,17 @@ def _manifest(path: Path, problems: list[str]) -> dict[str, Any] | None:
     if not intact or manifest.get("format") != FORMAT:
         problems.append(f"{path.name} is truncated or altered (its checksum does not agree)")
         return None
-    if manifest["version"] != VERSION:
-        problems.append(f"{path.name} has version {manifest['version']}; this ndsnn reads {VERSION}")
+    if not isinstance(manifest.get("sha256"), str):
+        problems.append(f"{path.name} does not name its tensors")
+        return None
+    if manifest.get("version") != VERSION:
+        problems.append(f"{path.name} has version {manifest.get('version')}; this ndsnn reads {VERSION}")
         return None
     return manifest
 
 
 def _canonical(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps(manifest, sort_keys=True).encode()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def pack_training(
@@ -228,8 +277,36 @@ def restore_training(
         torch.set_rng_state(join_tensors(state["random"], tensors))
     except (CheckpointError, SparsityError) as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.path} does not fit this run: {error}") from error
+
+
+def share_training(net: nn.Module, optimizer: torch.optim.Optimizer, method: SparseTraining, ranks: Ranks) -> None:
+    """Bring network, masks, optimizer and method of every rank to rank 0's; all ranks call it.
+
+    Raises:
+        CheckpointError: A rank has another network, optimizer or method.
+    """
+    if ranks.alone:
+        return
+    tensors, state = pack_training(net, optimizer, method) if ranks.main else ({}, {})
+    tensors, state = ranks.share_tensors(tensors), ranks.share(state)
+    if not ranks.main:
+        restore_training(Checkpoint(tensors, state, Path("the state of rank 0")), net, optimizer, method)
+
+
+def share_network(net: nn.Module, ranks: Ranks) -> None:
+    """Bring the network of every rank to rank 0's; all ranks call it.
+
+    Raises:
+        CheckpointError: A rank has another network.
+    """
+    if ranks.alone:
+        return
+    tensors, header = pack_network(net) if ranks.main else ({}, {})
+    tensors, header = ranks.share_tensors(tensors), ranks.share(header)
+    if not ranks.main:
+        unpack_network(net, tensors, header)
 
 
 def _flatten_state(

@@ -21,7 +21,8 @@ from ndsnn.training.activity import ActivityMeter
 from ndsnn.training.build import build_model, load_data
 from ndsnn.training.checkpoint import Checkpoint, load_checkpoint, network_tensors
 from ndsnn.training.evaluate import evaluate
-from ndsnn.training.run_directory import CONFIG, RunDirectory
+from ndsnn.training.run_directory import CONFIG, SUMMARY, RunDirectory
+from ndsnn.training.saved_state import is_layer_row, state_problem, summary_problem
 from ndsnn.training.summary import what_is_alive
 
 
@@ -50,7 +51,7 @@ def evaluate_run(
     if data_root is not None:
         config = replace(config, data=replace(config.data, root=data_root))
     images = load_data(config)
-    checkpoint = load_checkpoint(run.checkpoints)
+    checkpoint = load_checkpoint(run.checkpoints, state_problem)
     if checkpoint.state["data"] != images.fingerprint:
         raise DataError(f"the images of {images.name} or their split are not those that {path} was trained with")
     blank = build_model(config.model, images.num_classes, images.channels, images.image_size)
@@ -91,7 +92,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
     if path.is_file():
         _, header = read_sparse_file(path)
         layers = (header.get("notes") or {}).get("layers")
-        if layers is not None and not (isinstance(layers, list) and all(map(_is_row, layers))):
+        if layers is not None and not (isinstance(layers, list) and all(map(is_layer_row, layers))):
             raise CheckpointError(f"{path}: its header is malformed (the table of its layers)")
         if layers is None:
             rows = layer_report(load(path)) if header["architecture"] else _header_rows(header)
@@ -100,8 +101,10 @@ def inspect_path(path: Path) -> dict[str, Any]:
     run, _ = open_run(path)
     if run.finished:
         summary = run.read_summary()
+        if problem := summary_problem(summary):
+            raise RunError(f"{run.path / SUMMARY} is malformed or no summary of ndsnn train ({problem})")
         return {"path": str(path), "layers": summary["layers"], "summary": summary}
-    checkpoint = load_checkpoint(run.checkpoints)
+    checkpoint = load_checkpoint(run.checkpoints, state_problem)
     rows = _header_rows(checkpoint.state["network"])
     layers = checkpoint.state["layers"] or [what_is_alive(row) for row in rows]
     return {
@@ -133,17 +136,6 @@ def network_of(run: RunDirectory, which: str, checkpoint: Checkpoint, net: nn.Mo
     if not progress["best_epoch"]:
         raise RunError(f"the run in {run.path} has not reached its final sparsity; use --which last")
     return load(run.best(progress["best_epoch"]), net), progress["best_epoch"]
-
-
-def _is_row(row: Any) -> bool:
-    """Say whether an entry of a file's table of layers has what `print_layers` prints, of the types it prints."""
-    if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not isinstance(row.get("shape"), list):
-        return False
-    counts = [row.get("weights"), row.get("alive"), row.get("sparsity")]
-    figures = [row.get("firing_rate"), row.get("operations"), row.get("share_of_operations", 0.0)]
-    return all(isinstance(n, int | float) for n in counts) and all(
-        isinstance(n, int | float | None) for n in figures
-    )
 
 
 def _header_rows(header: dict[str, Any]) -> list[LayerRow]:

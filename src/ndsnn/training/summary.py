@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from ndsnn.config import TrainConfig, to_plain
 from ndsnn.data import SplitData
+from ndsnn.ranks import ALONE, Ranks
 from ndsnn.sparse.methods import SparseTraining
 from ndsnn.sparse.sparsify import LayerRow, layer_report
 from ndsnn.training.acceleration import Engine
@@ -79,6 +81,7 @@ def summarise(
     tested: Tested,
     rows: list[dict[str, Any]],
     images: SplitData,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Put everything together that is known of a finished run.
 
@@ -91,6 +94,7 @@ def summarise(
         tested: What the test images said.
         rows: Its metrics.jsonl.
         images: What it learned from and was validated on.
+        ranks: The processes that trained it; peak memory is rank 0's.
 
     Returns:
         The content of summary.json.
@@ -120,6 +124,7 @@ def summarise(
         "engine_reason": engine.reason,
         "instruction_set": engine.instruction_set,
         "versions": versions(),
+        "ranks": {"number": ranks.size, "traffic": {key: asdict(one) for key, one in ranks.traffic.items()}},
         "machine": machine() | {"instruction_set": engine.instruction_set},
     }
 

@@ -7,15 +7,18 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from ndsnn.parsing import printable
 
 
 def print_layers(found: dict[str, Any], console: Console) -> None:
     """Print what `inspect_path` found: a row per layer, then the run's figures if it is finished."""
-    table = Table(box=box.SIMPLE, title=found["path"], title_justify="left", padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE, title=_plain(found["path"]), title_justify="left", padding=(0, 1, 0, 0))
     for heading in ("layer", "shape", "weights", "alive", "sparsity", "firing", "ops/image", "share"):
         table.add_column(heading, justify="left" if heading in ("layer", "shape") else "right", no_wrap=True)
     for row in found["layers"]:
-        table.add_row(*_layer_cells(row))
+        table.add_row(*map(_plain, _layer_cells(row)))
     weights = sum(row["weights"] for row in found["layers"])
     alive = sum(row["alive"] for row in found["layers"])
     operations = [row["operations"] for row in found["layers"] if "operations" in row]
@@ -56,7 +59,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for name, text in rows.items():
-        table.add_row(name, text)
+        table.add_row(name, _plain(text))
     console.print(table)
 
 
@@ -75,6 +78,11 @@ def print_data_sets(rows: list[dict[str, Any]], console: Console) -> None:
         places = ", ".join(row["where"]) or "the folder that --root names"
         text = f"in {places}" if row["state"] == "ready" else f"looked for in {places}. {row['how_to_get']}"
         console.print(f"{row['name']}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _plain(text: str) -> Text:
+    """Return a text that a file gave as one that is neither markup nor control codes."""
+    return Text(printable(text))
 
 
 def _engine(summary: dict[str, Any]) -> str:

@@ -189,6 +189,19 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "runs"]
 
 
+def test_a_report_on_a_full_disk(tmp_path, small_disk):
+    made = replace(build_report([small(tmp_path / "runs")]), figures=())
+    disk = small_disk(512)
+    out = disk.path / "out"
+    write_report(made, out)
+    before = content(out)
+    disk.fill()
+    with pytest.raises(RunError, match=f"cannot write the report {out}: No space left on device"):
+        write_report(made, out)
+    assert content(out) == before
+    assert sorted(p.name for p in disk.path.iterdir()) == ["filler", "out"]
+
+
 def test_curves_hold_the_mean_over_seeds(tmp_path):
     figure = figure_of(small(tmp_path), curves.sparsity_figure)
     (panel,) = figure.panels

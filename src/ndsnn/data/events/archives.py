@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
-import tarfile
 import zipfile
-import zlib
 from pathlib import Path
 from re import Pattern
 from typing import IO, Any
 
+from ndsnn.data.containers import BROKEN, RESERVED, opened_tar, zip_problem
 from ndsnn.data.source import Progress
 from ndsnn.errors import DataError
 
 _BLOCK = 1 << 20
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, NotImplementedError)
 
 
 def unpack_tar(archive: Path, target: Path, wanted: Pattern[str], limit: int, progress: Progress) -> None:
@@ -38,7 +35,7 @@ def unpack_tar(archive: Path, target: Path, wanted: Pattern[str], limit: int, pr
     done = 0
     try:
         partial.mkdir(parents=True)
-        with tarfile.open(archive, "r:gz") as tar:
+        with opened_tar(archive, 2 * limit) as tar:
             for member in tar:
                 found = wanted.fullmatch(member.name)
                 if found is None:
@@ -46,13 +43,13 @@ def unpack_tar(archive: Path, target: Path, wanted: Pattern[str], limit: int, pr
                 where = f"{archive}!{member.name}"
                 file: IO[Any] | None = tar.extractfile(member) if member.isfile() else None
                 path = partial / found.group(1)
+                if RESERVED.fullmatch(path.name):
+                    raise DataError(f"{where} is the name of a device on Windows; do not trust this archive")
                 if file is None or path.exists():
                     raise DataError(f"{where} is a link, a special file or doubled; do not trust this archive")
                 done += _copy(file, path, limit - done, where)
                 progress(f"unpack {archive.name}", done, None)
         partial.rename(target)
-    except _BROKEN as error:
-        raise DataError(f"{archive} is corrupt or truncated: {error}; get it again") from error
     except OSError as error:
         raise DataError(f"{archive} cannot be unpacked to {target}: {error.strerror or error}") from error
 
@@ -74,11 +71,13 @@ def unpack_zip_member(archive: Path, name: str, target: Path, limit: int) -> Non
         with zipfile.ZipFile(archive) as opened:
             if name not in opened.namelist():
                 raise DataError(f"{archive} has no file {name}; get it again")
+            if problem := zip_problem(opened.infolist()):
+                raise DataError(f"{archive} is refused: {problem}")
             with opened.open(name) as file:
                 _copy(file, partial, limit, f"{archive}!{name}")
         partial.replace(target)
-    except (*_BROKEN, RuntimeError) as error:
-        raise DataError(f"{archive} is corrupt, truncated or encrypted: {error}; get it again") from error
+    except BROKEN as error:
+        raise DataError(f"{archive} is corrupt or truncated: {error}; get it again") from error
     except OSError as error:
         raise DataError(f"{archive} cannot be unpacked to {target}: {error.strerror or error}") from error
 

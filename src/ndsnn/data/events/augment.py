@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ndsnn.config import EventConfig
+from ndsnn.data.samples import Within
 from ndsnn.errors import ConfigError, ShapeError
 
 
@@ -25,14 +26,18 @@ class EventDraws(NamedTuple):
         roll: By how many rows and columns it is rolled down and to the right, int64 [N, 2].
         shift: By how many it is shifted, int64 [N, 2].
         cutout: Row and column of the centre of its cutout, int64 [N, 2].
-        drop_seed: Seed of the events that are dropped, an integer for the whole batch.
+        drop_seed: Seeds of the events that are dropped, int64 [N].
     """
 
     flip: np.ndarray | None
     roll: np.ndarray | None
     shift: np.ndarray | None
     cutout: np.ndarray | None
-    drop_seed: int | None
+    drop_seed: np.ndarray | None
+
+    def part(self, first: int, count: int) -> EventDraws:
+        """Return the numbers of `count` recordings from the row `first` on."""
+        return EventDraws(*(None if drawn is None else drawn[first : first + count] for drawn in self))
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,13 @@ class EventAugmentation:
         if self.roll and self.shift:
             raise ConfigError("data.events.roll and data.events.shift exclude each other; set one of them to 0")
 
-    def __call__(self, counts: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, counts: Tensor, generator: torch.Generator, within: Within | None = None) -> Tensor:
         """Augment a batch.
 
         Args:
             counts: uint8 or uint16 [N, T, C, H, W]; left as they are.
             generator: Source of all random numbers.
+            within: Which part of a batch the recordings are, None where they are all of it.
 
         Returns:
             float32 [T, N, C, H, W], contiguous.
@@ -79,7 +85,9 @@ class EventAugmentation:
         """
         if counts.dtype not in (torch.uint8, torch.uint16) or counts.ndim != 5:
             raise ShapeError(f"expected uint8 or uint16 [N,T,C,H,W], not {counts.dtype} {list(counts.shape)}")
-        return self.apply(counts, self.draw(len(counts), counts.shape[3], counts.shape[4], generator))
+        first, count = within or Within(0, len(counts))
+        draws = self.draw(count, counts.shape[3], counts.shape[4], generator)
+        return self.apply(counts, draws.part(first, len(counts)))
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> EventDraws:
         """Draw the random numbers of `count` recordings of `height` × `width`; one row moves in x only."""
@@ -100,7 +108,7 @@ class EventAugmentation:
             roll=offsets(self.roll),
             shift=offsets(self.shift),
             cutout=centres() if self.cutout else None,
-            drop_seed=int(torch.randint(2**62, (), generator=generator)) if self.drop else None,
+            drop_seed=torch.randint(2**62, (count,), generator=generator).numpy() if self.drop else None,
         )
 
     def apply(self, counts: Tensor, draws: EventDraws) -> Tensor:
@@ -121,9 +129,9 @@ class EventAugmentation:
                 for row, (down, right) in enumerate(offsets):
                     frames[row] = move(frames[row], int(down), int(right))
         if draws.drop_seed is not None:
-            alive = np.nonzero(frames)
-            kept = np.random.Generator(np.random.PCG64(draws.drop_seed)).binomial(frames[alive], 1 - self.drop)
-            frames[alive] = kept
+            for one, seed in zip(frames, draws.drop_seed, strict=True):
+                alive = np.nonzero(one)
+                one[alive] = np.random.Generator(np.random.PCG64(int(seed))).binomial(one[alive], 1 - self.drop)
         if draws.cutout is not None:
             half = self.cutout // 2
             for row, (y, x) in enumerate(draws.cutout):

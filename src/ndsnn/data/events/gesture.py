@@ -144,7 +144,10 @@ def read_trials(path: Path, file: str) -> list[Trial]:
     Raises:
         DataError: The file is no such table, or a class or time is wrong.
     """
-    lines = list(csv.reader(io.StringIO(_text(path))))
+    try:
+        lines = list(csv.reader(io.StringIO(_text(path))))
+    except csv.Error as error:
+        raise DataError(f"{path} is no table of commas and lines: {error}") from error
     trials = []
     for number, line in enumerate(lines[1:], 2):
         if not line:

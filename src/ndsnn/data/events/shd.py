@@ -23,6 +23,9 @@ _FILES = {"train": "shd_train.h5", "test": "shd_test.h5"}
 _FILE_LIMIT = 4 << 30
 _TICKS = 1e6
 _MOST_SPIKES = 1_000_000
+_MOST_RECORDINGS = 1_000_000
+_FILTERS = {1, 2, 3, 32000}
+"""Numbers that HDF5 gives to deflate, shuffle, the Fletcher sum and lzf; others would load a plugin."""
 
 
 class Shd(EventSource):
@@ -145,6 +148,13 @@ def _data(file: Any, name: str, path: Path) -> Any:
         place = place[part]
     if not isinstance(place, h5py.Dataset) or place.external or place.is_virtual or place.ndim != 1:
         raise DataError(f"{path} is refused: {name} is no plain list in this file")
+    # Few bytes can claim a huge list, or entries that are huge arrays; what fills them would be made in memory.
+    each = h5py.check_vlen_dtype(place.dtype) or place.dtype
+    if not isinstance(each, np.dtype) or each.kind not in "iuf" or len(place) > _MOST_RECORDINGS:
+        raise DataError(f"{path} is refused: {name} claims {len(place)} entries of {place.dtype}")
+    made = place.id.get_create_plist()
+    if any(made.get_filter(number)[0] not in _FILTERS for number in range(made.get_nfilters())):
+        raise DataError(f"{path} is refused: {name} is compressed by another filter than gzip or lzf")
     return place
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ndsnn.atomic import replaced_directory, write_atomically
 from ndsnn.errors import RunError
+from ndsnn.parsing import read_json
 
 MANIFEST = "report.json"
 
@@ -46,7 +47,7 @@ def require_free(directory: Path) -> None:
     if not directory.exists() or not any(directory.iterdir()):
         return
     try:
-        known = {MANIFEST, *json.loads((directory / MANIFEST).read_bytes())["files"]}
+        known = {MANIFEST, *read_json(directory / MANIFEST)["files"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{directory} exists and is no report; choose another directory") from error
     present = {str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()}

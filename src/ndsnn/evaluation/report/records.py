@@ -148,6 +148,7 @@ def _read(name: str, path: Path) -> Record:
         done = len(run.read_rows(METRICS))
         raise RunError(f"not finished ({done} epochs done); go on with ndsnn train --output RUN --resume")
     summary = run.read_summary()
+    run.require_intact_rows(summary)
     try:
         settings = stored_settings(summary["config"])
         record = Record(name, path, settings, summary, run.read_rows(METRICS))

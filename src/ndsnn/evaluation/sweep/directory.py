@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,8 @@ LOGS = "logs"
 CONFIGS = "configs"
 LOCK = ".lock"
 STOP = ".stop"
+_EVENT_TEXTS = ("cell", "event", "identity")
+_CELL_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*")
 
 
 class SweepDirectory:
@@ -124,7 +127,13 @@ class SweepDirectory:
 
     def with_known_names(self, grid: Grid) -> Grid:
         """Return the grid with each cell under the name that it has here already, under another grid perhaps."""
-        known = {event["identity"]: event["cell"] for event in self.events() if "identity" in event}
+        known = {
+            event["identity"]: event["cell"] for event in self.events() if {"identity", "cell"} <= event.keys()
+        }
+        if foreign := [name for name in known.values() if not _CELL_NAME.fullmatch(name)]:
+            raise RunError(
+                f"{self.path / EVENTS} names a cell {foreign[0]!r}, which is no name of a run directory"
+            )
         names = {cell.name: known.get(digest(cell.config)) for cell in grid.cells}
         taken = {name for name in names.values() if name is not None}
         for own in [own for own, name in names.items() if name is None]:
@@ -150,13 +159,14 @@ class SweepDirectory:
             raise RunError(f"cannot write {self.path / EVENTS}: {error.strerror or error}") from error
 
     def events(self) -> list[dict[str, Any]]:
-        """Return all that happened; a line that was cut off by a kill is left out."""
-        return read_rows(self.path / EVENTS)[0]
+        """Return all that happened; a line that was cut off by a kill, or is none of ours, is left out."""
+        rows = read_rows(self.path / EVENTS)[0]
+        return [row for row in rows if all(isinstance(row.get(key, ""), str) for key in _EVENT_TEXTS)]
 
     def failures(self) -> dict[str, Mapping[str, Any]]:
         """Return, of each cell whose last event is a failure, that event."""
         last = {event["cell"]: event for event in self.events() if "cell" in event}
-        return {name: event for name, event in last.items() if event["event"] == "failed"}
+        return {name: event for name, event in last.items() if event.get("event") == "failed"}
 
     def last_epoch(self, name: str) -> Mapping[str, Any] | None:
         """Return the last row of a cell's metrics.jsonl, or None; reads the end of the file only."""

@@ -28,6 +28,7 @@ from ndsnn.config import MACHINE_KEYS, TrainConfig, flatten
 from ndsnn.config_parser import parse_settings
 from ndsnn.errors import ConfigError, NdsnnError, unknown_name
 from ndsnn.evaluation.sweep.cell_names import cell_name, numbered
+from ndsnn.parsing import MOST_YAML, read_bytes, require_bounded_yaml
 from ndsnn.sparse.methods import Dense
 from ndsnn.training.build import method_settings, plan_epochs, resolve, resolve_method
 
@@ -231,10 +232,12 @@ def _base_files(path: Path, content: Mapping[str, Any]) -> Flat:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        text = read_bytes(path, MOST_YAML).decode()
+        require_bounded_yaml(text)
+        content = yaml.load(text, _UniqueKeys)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} is no YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values")

@@ -17,8 +17,9 @@ from typing import Protocol
 
 from ndsnn.errors import RunError
 from ndsnn.training.run_directory import LOCK, RunDirectory
+from ndsnn.training.signals import STOPPING, WARNING
 
-STOPPED = tuple(code for number in (signal.SIGTERM, signal.SIGINT) for code in (128 + number, -number))
+STOPPED = tuple(code for number in (*STOPPING, WARNING) for code in (128 + number, -number))
 """Exit codes of a run that was told to stop: with a checkpoint saved, or before it had done anything."""
 
 PR_SET_PDEATHSIG = 1

@@ -7,20 +7,20 @@ from pathlib import Path
 
 from torch import nn
 
-from ndsnn import models
 from ndsnn.config import TrainConfig
 from ndsnn.data.events import EventSource
 from ndsnn.data.events.framing import framing_of
 from ndsnn.data.images import Statistics
 from ndsnn.data.samples import SplitData
 from ndsnn.data.source import SOURCES, Source
-from ndsnn.errors import CheckpointError, DataError, ExportError, MissingDependencyError, NdsnnError
+from ndsnn.errors import CheckpointError, DataError, ExportError, MissingDependencyError
 from ndsnn.interop.export.folding import fold
 from ndsnn.interop.export.network import FoldedNetwork
-from ndsnn.sparse.storage import load
+from ndsnn.sparse.storage import build_network, load
 from ndsnn.training.build import build_model, load_data, resolve_data
-from ndsnn.training.checkpoint import Checkpoint, load_checkpoint
+from ndsnn.training.checkpoint import Checkpoint, load_checkpoint, network_tensors
 from ndsnn.training.inspect import network_of, open_run
+from ndsnn.training.saved_state import state_problem
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def open_source(path: Path, which: str = "best", image_size: tuple[int, int] | N
     if path.is_file():
         return ExportSource(path, load(path).eval(), image_size=image_size)
     run, config = open_run(path)
-    checkpoint = load_checkpoint(run.checkpoints)
+    checkpoint = load_checkpoint(run.checkpoints, state_problem)
     net, epoch = network_of(run, which, checkpoint, _built(checkpoint, config))
     events = not isinstance(SOURCES[config.data.name], Source)
     found_size, statistics = (_frame_size(config), None) if events else _images(config)
@@ -116,14 +116,14 @@ def open_source(path: Path, which: str = "best", image_size: tuple[int, int] | N
 
 def _built(checkpoint: Checkpoint, config: TrainConfig) -> nn.Module:
     """Build the network of a run; from its images' classes and channels where the checkpoint does not say how."""
-    architecture = checkpoint.state["network"].get("architecture")
-    if architecture is None:
+    header = checkpoint.state["network"]
+    if header.get("architecture") is None:
         images = load_data(config)
         return build_model(config.model, images.num_classes, images.channels, images.image_size)
     try:
-        return models.build(architecture)
-    except (NdsnnError, TypeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint.path} describes a network that cannot be built: {error}") from error
+        return build_network(network_tensors(checkpoint), header)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
 
 
 def _frame_size(config: TrainConfig) -> tuple[int, int] | None:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from weakref import WeakSet
 
 import torch
-from torch import distributed
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
@@ -68,7 +67,7 @@ class Attachable(RoundClock, ABC):
             on_update: Is told of every topology update.
 
         Raises:
-            ConfigError: It is another optimizer, a method is attached already, or ranks would grow apart.
+            ConfigError: It is another optimizer, or a method is attached already.
             SparsityError: The optimizer does not hold the weight of a sparse layer.
         """
         self._require_attachable(self.optimizer if optimizer is None else innermost(optimizer))
@@ -152,11 +151,6 @@ class Attachable(RoundClock, ABC):
                     f"the optimizer doesn't hold the weight of layer {layer.name!r}; create it after "
                     f"ndsnn.accelerate and whatever else replaces parameters"
                 )
-        if self.needs_gradient and self.rounds and _ranks() > 1:
-            raise ConfigError(
-                f"{name} grows by the gradient of its own rank, so the {_ranks()} ranks would grow apart; "
-                f"train in one process, or take a method that needs no gradient, such as SET"
-            )
 
 
 def innermost(optimizer: Optimizer) -> Optimizer:
@@ -222,7 +216,3 @@ def _outermost(optimizer: Optimizer) -> bool:
             steps += 1
         frame = frame.f_back
     return steps <= 1
-
-
-def _ranks() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

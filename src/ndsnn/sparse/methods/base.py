@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ndsnn.errors import CheckpointError, ConfigError, NonFiniteError, SparsityError
+from ndsnn.sparse.agreement import require_same_topology
 from ndsnn.sparse.bits import unpack_mask
 from ndsnn.sparse.distributions import check_sparsity, round_half_up
 from ndsnn.sparse.handle import SparseLayer
@@ -60,6 +61,9 @@ class SparseTraining(Attachable):
 
     needs_gradient: ClassVar[bool] = True
     """Whether `grow_scores` reads the dense gradient of the update step."""
+
+    loss_scale: float = 1.0
+    """What the loss of the step under way was multiplied by, as a gradient scaler does; scores go without it."""
 
     starts_dense: ClassVar[bool] = False
     """Whether a network without masks is taken as one in which every connection is alive."""
@@ -284,6 +288,7 @@ class SparseTraining(Attachable):
             layer.rewire(dropped, grown, self.optimizer)
             rows.append(LayerUpdate(layer.name, len(dropped), len(grown), targets[layer.name]))
         self.after_round(q)
+        require_same_topology(self.layers, f"after round {q}")
         return TopologyUpdate(self.steps_done, q, tuple(rows))
 
     def _choose(self, layer: SparseLayer, q: int, target: int) -> tuple[Tensor, Tensor]:
@@ -302,6 +307,8 @@ class SparseTraining(Attachable):
         return dropped, layer.select_growth(growth, partial(self._scores, layer), dropped, self.regrow_dropped)
 
     def _scores(self, layer: SparseLayer, positions: Tensor, gradient: Tensor | None) -> Tensor:
+        if gradient is not None and self.loss_scale != 1:
+            gradient = gradient / self.loss_scale
         return self._finite(layer, self.grow_scores(layer, positions, gradient))
 
     def _early_scores(self, layer: SparseLayer, positions: Tensor, gradient: Tensor | None) -> Tensor:

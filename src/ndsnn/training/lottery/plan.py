@@ -9,7 +9,7 @@ from typing import Any
 
 from ndsnn.errors import ConfigError
 from ndsnn.sparse.distributions import round_half_up
-from ndsnn.sparse.methods.lth import PRUNE_FRACTION, equal_fraction, round_sparsities
+from ndsnn.sparse.methods.pruning.lth import PRUNE_FRACTION, equal_fraction, round_sparsities
 from ndsnn.training.timeline import Place
 
 SETTINGS = frozenset({"prune_fraction", "rounds", "rewind_epoch", "budgeted"})

@@ -28,7 +28,7 @@ class LotteryTrainer(Trainer):
     def resume(self) -> str:
         """Continue from the newest good checkpoint (see `Trainer.resume`); a pruning after it is taken back."""
         note = super().resume()
-        self.run.keep_rows(TOPOLOGY, "round", self.method.round)
+        self.ranks.on_main(lambda: self.run.keep_rows(TOPOLOGY, "round", self.method.round))
         return note
 
     def _epochs_left(self, display: Display) -> bool:
@@ -46,6 +46,10 @@ class LotteryTrainer(Trainer):
     def _end_round(self, tested: Tested | None = None) -> dict[str, Any]:
         """Test the round that is over, write its directory and return its summary."""
         tested = self._test() if tested is None else tested
+        meter = self._whole_meter().state_dict()
+        return self.ranks.on_main(lambda: self._write_round(tested, meter))
+
+    def _write_round(self, tested: Tested, meter: dict[str, Any]) -> dict[str, Any]:
         record = record_round(self.run, self.config, self.timeline, self.progress, self.method.round)
         summary = self._summary(tested, record.config, record.progress, record.metrics)
         summary |= {"round": record.number, "lottery": self.timeline.summary()}
@@ -54,7 +58,7 @@ class LotteryTrainer(Trainer):
             "network": header,
             "data": self.images.fingerprint,
             "layers": self.layers,
-            "meter": self.meter.state_dict(),
+            "meter": meter,
         }
         best = self.run.best(self.progress.best_epoch) if self.progress.best_epoch else None
         tensors = {f"network/{key}": value for key, value in network.items()}
@@ -73,13 +77,16 @@ class LotteryTrainer(Trainer):
         """Test the last round, write its directory, then the summary of all rounds."""
         tested = self._test()
         self._end_round(tested)
-        summary = self._summary(tested, self.config, self.progress, self.run.read_rows(METRICS))
-        summary |= {
+        return self.ranks.on_main(lambda: self._write_summary(tested))
+
+    def _write_summary(self, tested: Tested) -> dict[str, Any]:
+        """Write the summary of the run and return it."""
+        extra = {
             "lottery": self.timeline.summary(),
             "rounds": list_rounds(self.run, self.timeline.rounds + 1),
         }
-        self.run.write_summary(summary)
-        return summary
+        summary = self._summary(tested, self.config, self.progress, self.run.read_rows(METRICS)) | extra
+        return self.run.write_summary(summary)
 
     @property
     def _may_be_best(self) -> bool:

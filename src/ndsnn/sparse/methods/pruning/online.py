@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ndsnn.errors import ConfigError
 from ndsnn.sparse.handle import SparseLayer
-from ndsnn.sparse.methods.gmp import GMP
+from ndsnn.sparse.methods.pruning.gmp import GMP
 from ndsnn.sparse.selection import ranks
 
 

@@ -13,7 +13,7 @@ from ndsnn.errors import CheckpointError, ConfigError, SparsityError
 from ndsnn.sparse.distributions import alive_budget, check_sparsity
 from ndsnn.sparse.methods.base import SparseTraining
 from ndsnn.sparse.methods.global_pruning import global_prune_masks
-from ndsnn.sparse.methods.rewind import RewindPoint
+from ndsnn.sparse.methods.pruning.rewind import RewindPoint
 from ndsnn.sparse.methods.updates import LayerUpdate, TopologyUpdate
 from ndsnn.sparse.schedules import UpdateSchedule
 

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ndsnn.errors import ConfigError
 from ndsnn.sparse.handle import SparseLayer
 from ndsnn.sparse.methods.attachment import before_update, gradient_scale
-from ndsnn.sparse.methods.gmp import GMP
+from ndsnn.sparse.methods.pruning.gmp import GMP
 from ndsnn.sparse.selection import largest
 
 _penalties = WeakIdKeyDictionary()

@@ -12,7 +12,7 @@ from ndsnn.errors import ConfigError, NonFiniteError, SparsityError
 from ndsnn.sparse.distributions import alive_budget
 from ndsnn.sparse.methods.base import SparseTraining
 from ndsnn.sparse.methods.global_pruning import global_prune_masks
-from ndsnn.sparse.methods.replay import rehearsal, reset_neurons
+from ndsnn.sparse.methods.pruning.replay import rehearsal, reset_neurons
 from ndsnn.sparse.methods.static import Static
 from ndsnn.sparse.methods.updates import LayerUpdate, TopologyUpdate
 from ndsnn.sparse.sparsify import Distribution, recorded_distribution, set_masks

@@ -12,10 +12,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ndsnn.errors import ConfigError, SparsityError
 from ndsnn.neurons import LIF
+from ndsnn.ranks import present_ranks
 from ndsnn.sparse.handle import SparseLayer
-from ndsnn.sparse.methods.gmp import GMP
-from ndsnn.sparse.methods.replay import rehearsal, reset_neurons
-from ndsnn.sparse.methods.spike_correlation import spike_correlations
+from ndsnn.sparse.methods.pruning.gmp import GMP
+from ndsnn.sparse.methods.pruning.replay import rehearsal, reset_neurons
+from ndsnn.sparse.methods.pruning.spike_correlation import spike_correlations
 from ndsnn.sparse.selection import ranks
 from ndsnn.sparse.sparsify import to_dense
 
@@ -121,6 +122,7 @@ class STDPPruning(GMP):
         old = self.records.get("correlation")
         averages = dict(old)
         for name, fresh in self._measure(batch).items():
+            present_ranks().average_(fresh, "growth")
             averages[name] = fresh
             if name in old:
                 averages[name] = self.smoothing * old[name] + (1 - self.smoothing) * fresh
