@@ -147,7 +147,10 @@ def state_after_kill(run: Path, before: dict[str, int]) -> str:
     checkpoints = run / "checkpoints"
     if not checkpoints.is_dir():
         return "before there was a run"
-    temporary = bool(temporary_files(run).items() - before.items())
+    present = temporary_files(run)
+    temporary = bool(present.items() - before.items())
+    if present and not temporary:
+        return "before a resumed process has touched what an earlier kill left"
     where = "inside a save" if temporary else "between saves"
     if not has_checkpoint(checkpoints):
         return f"{where}: no checkpoint yet"

@@ -47,14 +47,12 @@ std::string shape_text(const Map& m) {
 }
 
 constexpr size_t most_bytes = size_t{1} << 48;
-constexpr int most_side = 1 << 15;  // of a map: the product of two places in it is an int
+constexpr int most_side = 1 << 15;  // of what a layer reads, so that what follows from it is an int
 constexpr double most_places = 1u << 31;
 
 // Kernels count the places of a sample, and the maps of all steps and blocks, in ints.
 void check_shape(int steps, int blocks, int channels, int height, int width) {
     require(steps >= 1 && channels >= 1 && height >= 1 && width >= 1, "a map has an empty axis");
-    require(height <= most_side && width <= most_side,
-            "a map of more than " + std::to_string(most_side) + " rows or columns is not supported");
     require(1.0 * channels * height * width < most_places && 1.0 * steps * blocks < most_places,
             "a map of 2^31 places is not supported");
 }
@@ -342,8 +340,8 @@ public:
 
     PyMap relabel(const PyMap& m, int channels, int height, int width) const {
         own(m);
-        check_shape(m.map.steps, blocks_, channels, height, width);
-        require(static_cast<size_t>(channels) * height * width == m.map.plane(),
+        require(channels >= 1 && height >= 1 && width >= 1 &&
+                    1.0 * channels * height * width == static_cast<double>(m.map.plane()),
                 shape_text(m.map) + " cannot be taken for another number of places");
         PyMap other = m;
         other.map.channels = channels;

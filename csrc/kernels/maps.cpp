@@ -23,8 +23,12 @@ struct Window {
 // Window of output place (y, x): side × side side by side, or torch's adaptive bins where side is 0.
 Window window(const Map& in, const Map& out, int side, int y, int x) {
     if (side) return {y * side, std::min((y + 1) * side, in.height), x * side, std::min((x + 1) * side, in.width)};
-    return {y * in.height / out.height, ceil_div((y + 1) * in.height, out.height), x * in.width / out.width,
-            ceil_div((x + 1) * in.width, out.width)};
+    const auto first = [](int64_t place, int of, int bins) { return static_cast<int>(place * of / bins); };
+    const auto last = [](int64_t place, int of, int bins) {
+        return static_cast<int>(((place + 1) * of + bins - 1) / bins);
+    };
+    return {first(y, in.height, out.height), last(y, in.height, out.height), first(x, in.width, out.width),
+            last(x, in.width, out.width)};
 }
 
 float* floats(const Map& m) { return static_cast<float*>(m.data); }

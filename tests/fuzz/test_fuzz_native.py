@@ -106,13 +106,29 @@ def test_other_sizes_that_would_overflow():
     with pytest.raises(ValueError, match=r"2\^31 places|larger than any memory"):
         engine.nbytes(2**31 - 1, 1, 1, 1, kinds.FLOAT32)
     engine = module.Engine(1)
-    with pytest.raises(ValueError, match="rows or columns"):
-        engine.nbytes(1, 1, 1, 2**15 + 1, kinds.FLOAT32)
-    made = engine.map(module.Arena(1 << 12), 0, 1, 4, 1, 1, kinds.FLOAT32)
     with pytest.raises(ValueError, match=r"2\^31 places"):
+        engine.nbytes(1, 1, 2**16, 2**15, kinds.SPIKES)
+    made = engine.map(module.Arena(1 << 12), 0, 1, 4, 1, 1, kinds.FLOAT32)
+    with pytest.raises(ValueError, match="another number of places"):
         engine.relabel(made, 2**31 - 1, 2**15, 2**15)
     with pytest.raises(ValueError, match="60 seconds"):
         module.fma_rate("", float("inf"))
+
+
+def test_adaptive_bins_of_a_long_map():
+    """The product of two places of 100,000 is no int."""
+    module = library.load()
+    engine, length = module.Engine(1), 100_000
+    shape = (1, 1, length, 1)
+    arena = module.Arena(2 * engine.nbytes(*shape, module.Kind.FLOAT32))
+    source = engine.map(arena, 0, *shape, module.Kind.FLOAT32)
+    out = engine.map(arena, engine.nbytes(*shape, module.Kind.FLOAT32), *shape, module.Kind.FLOAT32)
+    values = np.arange(length, dtype=np.float32).reshape(1, 1, 1, length, 1)
+    engine.load(values, source)
+    engine.avg_pool(source, out, 0)
+    found = np.zeros_like(values)
+    engine.unload(out, found)
+    assert np.array_equal(found, values)
 
 
 def test_values_stay_alive_whatever_becomes_of_the_array():

@@ -1,6 +1,5 @@
 """Methods that the optimizer calls, against the loop that calls `step` itself, bit by bit."""
 
-
 import pytest
 import torch
 from compressed_nets import conv_net as layers_net

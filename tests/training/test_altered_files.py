@@ -1,7 +1,7 @@
 """Files of a run that are cut off or have a flipped bit: noticed, or without effect, whatever reads them.
 
-NDSNN_FAULTS sets the number of flipped bits, 120 where nothing says otherwise, and takes a network whose files have
-some 100 KiB each, so that they can be cut off at more places.
+NDSNN_FAULTS sets the number of flipped bits, 120 where nothing says otherwise, and takes a network whose files are
+larger, some 100 KiB each, so that they can be cut off at more places.
 """
 
 import hashlib

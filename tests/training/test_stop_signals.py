@@ -22,12 +22,13 @@ snip = sys.modules[ndsnn.methods["snip"].__module__]
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_noted(number):
+    before = signal.getsignal(number)
     with stop_signals() as stop:
         assert not stop()
         signal.raise_signal(number)
         assert stop()
         assert stop.signal_number == number
-    assert signal.getsignal(number) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
 
 
 def test_sigterm_after_sigusr1_is_noted_too_and_a_second_one_has_its_usual_effect():

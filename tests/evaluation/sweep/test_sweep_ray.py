@@ -50,7 +50,7 @@ def test_a_cell_whose_node_is_lost_goes_on_at_the_other_from_its_checkpoint(tmp_
     seen: dict[str, list] = {}
 
     def lose_node():
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= 3):
             if time.monotonic() > deadline:
                 return
