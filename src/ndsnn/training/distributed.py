@@ -51,7 +51,10 @@ def joined(device: torch.device, timeout: float) -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as error:
         raise RankError(f"the ranks cannot meet at {os.environ['MASTER_ADDR']}: {error}") from error
     try:
-        yield present_ranks()
+        ranks = present_ranks()
+        yield ranks
+        # Nobody leaves while another one still needs the meeting place.
+        ranks.any(False)
     finally:
         distributed.destroy_process_group()
 
